@@ -1,0 +1,89 @@
+"""Writing files so that a killed process leaves nothing half-written."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolkit.errors import EdgePLMError
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write `content` (text as UTF-8) beside `path` and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def refuse_to_overwrite(target: Path, force: bool) -> None:
+    """Raise EdgePLMError if `target` exists and is not an empty folder, unless `force`."""
+    if force or not target.exists():
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    raise EdgePLMError(
+        "already exists", where=str(target), mend="Choose another name, or add --force to replace it"
+    )
+
+
+@contextmanager
+def staged_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its name when the block ends without an error.
+
+    Raises EdgePLMError if `target` exists and `force` is false; with `force` the old one goes only once
+    the new one is complete.
+    """
+    target = Path(os.path.abspath(target))  # "." has no name to put the temporary folder beside
+    refuse_to_overwrite(target, force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield staging
+        os.chmod(staging, 0o777 & ~_umask())
+        refuse_to_overwrite(target, force)  # it may have come into being meanwhile
+        _replace_directory(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _replace_directory(new: Path, target: Path) -> None:
+    """Rename `new` to `target`; what was there is put back if that fails."""
+    if not target.exists():
+        os.replace(new, target)
+        return
+    retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    try:
+        os.replace(target, retired / "old")
+        try:
+            os.replace(new, target)
+        except BaseException:
+            os.replace(retired / "old", target)
+            raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,85 @@
+"""Progress that a person can watch: a bar with the time left, on a terminal only."""
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, Protocol
+
+Advance = Callable[[float], None]
+
+
+class Progress(Protocol):
+    """Reports steps of work; a step is a context manager that yields `advance(amount)`."""
+
+    def step(self, label: str, total: float | None = None, unit: str = "") -> Any:
+        """Open a step; `total` in `unit`s, or None where the amount is not known beforehand."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A line that stays on the screen."""
+        ...
+
+
+class _Silent:
+    @contextmanager
+    def step(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
+        yield lambda amount: None
+
+    def note(self, text: str) -> None:
+        return
+
+
+SILENT: Progress = _Silent()
+
+
+class TerminalProgress:
+    """Bars on standard error with rate and time left; each finished step leaves one line."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        # The stream of now, so that bars go on while `hushed` silences a library.
+        self._console = Console(file=sys.stderr, highlight=False)
+
+    def note(self, text: str) -> None:
+        """Print one line above the bars."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def step(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
+        """One bar; it vanishes when the step ends and a line with the time taken stays."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24)]
+        if total is not None:
+            columns += [MofNCompleteColumn(), TextColumn(unit)]
+        columns += [TimeElapsedColumn()]
+        if total is not None:
+            columns += [TextColumn("left"), TimeRemainingColumn()]
+        started = time.monotonic()
+        with Bars(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(label, total=total)
+            yield lambda amount: bars.advance(task, amount)
+        self._console.print(f"  [green]done[/] {label} [dim]{time.monotonic() - started:.1f} s[/]")
+
+
+def terminal_progress(quiet: bool = False) -> Progress:
+    """Bars when standard error is a terminal, silence when it is piped or `quiet`."""
+    return SILENT if quiet or not sys.stderr.isatty() else TerminalProgress()
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep a library's own prints and bars off the screen while ours are there."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
