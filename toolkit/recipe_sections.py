@@ -1,0 +1,228 @@
+"""The sections of a recipe: every field with its default, limits and help, declared once.
+
+Recipes are validated by what is written here, `edgeplm init` writes it out and docs/recipe.md says it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.schema import Conflict, Settings, setting
+from toolkit.schema_fields import shown
+
+_DEVICE = re.compile(
+    r"local|adb:[\w.:-]+|ssh://(\w[\w.-]*@)?(\w[\w.-]*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", re.ASCII
+)
+
+
+def is_endpoint(teacher: str) -> bool:
+    """Whether a teacher is reached over the network: an http or https address."""
+    return teacher.lower().startswith(("http://", "https://"))
+
+
+def _is_teacher(teacher: str) -> bool:
+    if teacher == "local" or re.fullmatch(r"local:\S.*", teacher):
+        return True
+    # No user name, query or fragment: they are where keys would be, and keys come from the environment only.
+    return re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", teacher, re.IGNORECASE) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentRecipe(Settings):
+    """Synthetic examples in the person's manner, written by a teacher model."""
+
+    enabled: bool = setting(
+        True, "Whether a teacher writes synthetic examples; if not, the history alone trains."
+    )
+    teacher: str = setting(
+        "local",
+        "Who writes the examples. `local`: the base model itself, on this machine. `local:SOURCE`: another "
+        "model on this machine, SOURCE being written like the recipe's own `model`. An address: the base URL "
+        "of an OpenAI-compatible endpoint, such as https://api.openai.com/v1.",
+        accepts="local, local:SOURCE, or an http(s) address without user name or query",
+        test=_is_teacher,
+    )
+    model: str | None = setting(
+        None, "The model's name at the endpoint. Needed if `teacher` is an address, and only then."
+    )
+    api_key_env: str = setting(
+        "OPENAI_API_KEY",
+        "The name of the environment variable that holds the endpoint's key; never the key itself.",
+        accepts="the name of an environment variable, in capitals, digits and underscores",
+        test=lambda name: re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) is not None,
+        secret=True,
+    )
+    examples: int = setting(24, "Synthetic examples to keep, at most.", at_least=0, at_most=10_000)
+    examples_per_request: int = setting(
+        4, "Examples that the teacher is asked for in one request.", at_least=1, at_most=20
+    )
+    shots: int = setting(
+        6, "Real examples that each request shows to the teacher, at most.", at_least=1, at_most=50
+    )
+    temperature: float = setting(
+        0.9, "The teacher's sampling temperature; 0 is greedy decoding.", at_least=0, at_most=2
+    )
+    max_requests: int = setting(
+        64, "Requests to the teacher, at most, even if fewer examples than `examples` were kept.", at_least=1
+    )
+    near_duplicate: float = setting(
+        0.85,
+        "Similarity ratio (0: nothing in common, 1: equal) of two inputs above which they count as the same, "
+        "and only one is kept.",
+        at_least=0,
+        at_most=1,
+    )
+    upload: str = setting(
+        "allow",
+        "`never` forbids a teacher that is reached over the network, one on localhost included: the person's "
+        "examples then cannot leave this machine.",
+        choices=("allow", "never"),
+    )
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
+        """An endpoint needs a model name and leave to upload; a local teacher takes no model name."""
+        model, network = values["model"], is_endpoint(values["teacher"])
+        if network and model is None:
+            yield Conflict(
+                ("model", "teacher"),
+                "missing, and the teacher is an address; accepted: the model's name there",
+            )
+        if not network and model is not None:
+            yield Conflict(
+                ("model", "teacher"),
+                f"found {shown(model)}, and the teacher is local; accepted: null, or an http(s) address as "
+                "teacher (local:SOURCE chooses a local model)",
+            )
+        if network and values["upload"] == "never":
+            yield Conflict(
+                ("teacher", "upload"),
+                "found an address, and augment.upload is never; accepted: local or local:SOURCE",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(Settings):
+    """The LoRA adapter and its training."""
+
+    rank: int = setting(8, "LoRA rank r.", at_least=1, at_most=256)
+    alpha: float = setting(16.0, "LoRA alpha; the adapter's change is scaled by alpha / rank.", above=0)
+    dropout: float = setting(
+        0.0, "Dropout probability on the way into the LoRA matrices.", at_least=0, below=1
+    )
+    targets: tuple[str, ...] = setting(
+        ("all-linear",),
+        "Target modules: names of linear layers such as q_proj, or all-linear for all but the output head.",
+    )
+    learning_rate: float = setting(5e-4, "Peak learning rate.", above=0)
+    epochs: int = setting(4, "Passes over the training examples.", at_least=1)
+    batch_size: int = setting(8, "Examples in one optimiser step.", at_least=1)
+    warmup: float = setting(
+        0.1, "Share of all steps in which the learning rate rises from 0 to its peak.", at_least=0, below=1
+    )
+    weight_decay: float = setting(0.0, "Weight decay of the optimiser.", at_least=0)
+    max_grad_norm: float = setting(1.0, "L2 norm to which gradients are clipped.", above=0)
+    max_length: int = setting(
+        512,
+        "Longest training example, prompt and answer together, in tokens.",
+        at_least=16,
+    )
+    validation: float = setting(
+        0.2,
+        "Share of the history held out of training to choose between adapters; the queries never take part.",
+        at_least=0,
+        at_most=0.5,
+    )
+    synthetic_weight: float = setting(
+        1.0, "Weight of a synthetic example's loss; a real example's is 1.", above=0
+    )
+    choose: str = setting(
+        "auto",
+        "Which adapter is kept. `real`: the one trained on the history alone. `real+synthetic`: on the "
+        "history and the synthetic examples. `auto`: the better of both on the held-out part of the history.",
+        choices=("auto", "real", "real+synthetic"),
+    )
+    retrieved: int = setting(
+        4,
+        "For the comparison with the base model that sees the history: history examples in each prompt, "
+        "found by BM25.",
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecipe(Settings):
+    """The bundle that is made of base model and adapter."""
+
+    runtime: str = setting("onnx", "The runtime that the bundle is made for.", choices=("onnx",))
+    precision: str = setting("int4", "Precision of the bundle's weights.", choices=("int4", "int8", "fp32"))
+    context_length: int = setting(
+        1024, "Context length of the bundle, prompt and answer together, in tokens.", at_least=64
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyRecipe(Settings):
+    """Whether the personalisation survived the export; a bundle beyond these limits fails."""
+
+    min_correlation: float = setting(
+        0.75,
+        "Lowest correlation between the change that the adapter makes to the logits in the bundle and the "
+        "one that it makes in float.",
+        at_least=-1,
+        at_most=1,
+    )
+    min_size: float = setting(
+        0.6, "Lowest size of the bundle's change, as a ratio to the size of the float change.", at_least=0
+    )
+    max_size: float = setting(
+        1.6, "Highest size of the bundle's change, as a ratio to the size of the float change.", above=0
+    )
+    max_kl: float = setting(
+        0.6,
+        "Highest KL divergence, in nats, of the bundle from the float personalised model, at the answer's "
+        "positions.",
+        at_least=0,
+    )
+    max_metric_loss: float = setting(
+        0.15,
+        "Most by which the bundle may be worse than the float personalised model in the task's primary "
+        "metric: an absolute difference in the metric's own unit (0.15 is 15 points of accuracy, or a MAE "
+        "that is 0.15 higher).",
+        at_least=0,
+    )
+    prompts: int = setting(8, "Prompts that are compared.", at_least=1)
+    continuation: int = setting(
+        12, "Positions of the answer that are compared in each, in tokens.", at_least=1
+    )
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
+        """The two limits of the size must leave room between them."""
+        low, high = values["min_size"], values["max_size"]
+        if low >= high:
+            yield Conflict(
+                ("max_size", "min_size"), f"found {high}; accepted: number above verify.min_size, {low}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRecipe(Settings):
+    """How the bundle is measured."""
+
+    device: str = setting(
+        "local",
+        "The device that is measured: this machine, a board over ssh, or a phone over adb.",
+        accepts="local, ssh://user@host[:port] or adb:SERIAL",
+        test=lambda device: _DEVICE.fullmatch(device) is not None,
+    )
+    threads: int | None = setting(
+        None, "CPU threads of the runtime; null is one for each physical core.", at_least=1
+    )
+    prompt_tokens: int = setting(
+        128, "Length of the prompt, in tokens: prefill is measured on it.", at_least=1
+    )
+    decode_tokens: int = setting(64, "Tokens decoded after the prompt.", at_least=1)
+    repeats: int = setting(5, "Measured repetitions.", at_least=1)
+    warmup: int = setting(1, "Repetitions before these, which are discarded.", at_least=0)
