@@ -1,0 +1,58 @@
+"""Turning prompts and answers into token ids, the same way in training, on the host and on the device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class ChatFormat:
+    """A tokenizer with its chat template; a model without a template gets the bare prompt and a newline.
+
+    `stop` are the ids that end an answer, `end_of_turn` is the one that training puts after it.
+    """
+
+    def __init__(self, tokenizer: Any, generation_eos: int | Sequence[int] | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        eos = generation_eos if generation_eos is not None else tokenizer.eos_token_id
+        ends = [eos] if isinstance(eos, int) else list(eos or [])
+        self.end_of_turn = self._end_of_turn(ends)
+        self.stop = sorted({*ends, self.end_of_turn})
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a user's message, up to where the answer begins."""
+        return self._encode(self._render(text))
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of an answer with the token that ends it."""
+        return [*self._encode(text), self.end_of_turn]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def _render(self, text: str) -> str:
+        if not self.has_template:
+            return f"{self.tokenizer.bos_token or ''}{text}\n"
+        messages = [{"role": "user", "content": text}]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _end_of_turn(self, ends: list[int]) -> int:
+        """The special token that the template puts after an assistant's message, else the first eos."""
+        from toolkit.errors import ModelError
+
+        if self.has_template:
+            turn = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "ANSWER"}]
+            rendered = str(self.tokenizer.apply_chat_template(turn, tokenize=False))
+            after = self._encode(rendered.rpartition("ANSWER")[2].lstrip())
+            special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
+            if after and after[0] in special:
+                return after[0]
+        if not ends:
+            raise ModelError(
+                "its tokenizer names no end-of-sequence token",
+                mend="Set eos_token in tokenizer_config.json or generation_config.json",
+            )
+        return ends[0]
