@@ -1,0 +1,257 @@
+"""Shared-prefix packing computes what the padded batch computes: the loss and every gradient."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+from tiny import ARCHITECTURES, VOCAB_SIZE, tiny_adapter, tiny_base
+
+from toolkit.finetune.encode import EncodedExample
+from toolkit.finetune.packing import common_prefix, packed_loss, packing_is_exact, packs, padded_loss
+from toolkit.finetune.train import mean_loss
+from toolkit.models import load_model
+
+SHAPE = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+TOLERANCE = 1e-5
+Loss = Callable[[Any, Sequence[EncodedExample]], torch.Tensor]
+
+
+def example(name: str, shared: int, own: int, answer: int, weight: float = 1.0) -> EncodedExample:
+    """Random ids; the first `shared` are the same in every example."""
+    same, other = random.Random(0), random.Random(name)
+    prompt = [same.randrange(3, VOCAB_SIZE) for _ in range(shared)]
+    prompt += [other.randrange(3, VOCAB_SIZE) for _ in range(own)]
+    return EncodedExample(
+        name, tuple(prompt), tuple(other.randrange(3, VOCAB_SIZE) for _ in range(answer)), weight
+    )
+
+
+# Longer than the tiny Gemma's window of 64, in the prefix, across its end and in an example alone.
+MIXED = [
+    example("a", 70, 50, 3),
+    example("b", 70, 1, 9, weight=0.5),
+    example("c", 70, 90, 1, weight=2.0),
+    example("d", 70, 20, 12),
+]
+CASES = {
+    "mixed lengths and weights": MIXED,
+    "one alone": MIXED[:1],
+    "identical prompts": [
+        EncodedExample(name, MIXED[0].prompt, example(name, 0, 0, 4).answer) for name in ("e", "f", "g")
+    ],
+    "identical examples": [MIXED[3], MIXED[3]],
+    "no common prefix": [example(name, 0, 20, 4) for name in ("h", "i", "j")],
+    "one prompt begins another": [
+        EncodedExample("k", MIXED[0].prompt[:30], (5, 6)),
+        EncodedExample("l", MIXED[0].prompt[:40], (7,)),
+    ],
+    "a prompt of one token": [EncodedExample("m", (9,), (5, 6)), EncodedExample("n", (9, 8), (7,))],
+}
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny model with a random adapter whose weights take gradients."""
+    from peft import PeftModel
+
+    folder = tmp_path_factory.mktemp("base")
+    base = tiny_base(folder, request.param)
+    adapter = tiny_adapter(base, folder / "adapter")
+    return PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True).train()
+
+
+def loss_and_gradients(model: Any, loss_of: Loss, examples: Sequence[EncodedExample]) -> tuple[float, Any]:
+    model.zero_grad(set_to_none=True)
+    loss = loss_of(model.base_model.model, examples)
+    loss.backward()
+    return loss.item(), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None
+    }
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert len(found) >= 28  # A and B of seven linear layers in two blocks
+    for name, gradient in wanted.items():
+        assert gradient.norm() > 0, name
+        assert (found[name] - gradient).norm() <= TOLERANCE * gradient.norm(), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_packed_equals_padded(model: Any, case: str) -> None:
+    examples = CASES[case]
+    packed, gradients = loss_and_gradients(model, packed_loss, examples)
+    padded, wanted = loss_and_gradients(model, padded_loss, examples)
+    assert packed == pytest.approx(padded, rel=TOLERANCE)
+    assert_same_gradients(gradients, wanted)
+
+
+def test_both_are_the_models_own_loss(model: Any) -> None:
+    core = model.base_model.model
+    with torch.no_grad():
+        wanted = sum(own_loss(core, each) for each in MIXED)
+        assert packed_loss(core, MIXED).item() == pytest.approx(wanted, rel=TOLERANCE)
+        assert mean_loss(core, MIXED) == pytest.approx(
+            wanted / sum(len(each.answer) * each.weight for each in MIXED), rel=TOLERANCE
+        )
+
+
+def own_loss(model: Any, one: EncodedExample) -> float:
+    """What transformers computes from labels, times weight and tokens."""
+    ids, labels = [*one.prompt, *one.answer], [*[-100] * len(one.prompt), *one.answer]
+    loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
+    return float(loss) * len(one.answer) * one.weight
+
+
+def test_the_gradients_of_several_packs_add_up(model: Any) -> None:
+    split = list(packs(MIXED, 200))
+    assert [len(pack) for pack in split] == [1, 1, 2] or 1 < len(split) < len(MIXED)
+    model.zero_grad(set_to_none=True)
+    total = 0.0
+    for pack in split:
+        loss = packed_loss(model.base_model.model, pack)
+        loss.backward()
+        total += loss.item()
+    summed = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    whole, wanted = loss_and_gradients(model, padded_loss, MIXED)
+    assert total == pytest.approx(whole, rel=TOLERANCE)
+    assert_same_gradients(summed, wanted)
+
+
+def test_a_weight_scales_the_loss(model: Any) -> None:
+    core = model.base_model.model
+    with torch.no_grad():
+        light = EncodedExample("x", MIXED[0].prompt, MIXED[0].answer, 0.25)
+        assert packed_loss(core, [light]).item() == pytest.approx(
+            packed_loss(core, MIXED[:1]).item() / 4, rel=TOLERANCE
+        )
+
+
+def test_packing_is_exact_for_attention_and_leaves_the_model_as_it_was(model: Any) -> None:
+    core = model.base_model.model
+    assert packing_is_exact(core, MIXED)
+    assert packing_is_exact(core, MIXED[:1])
+    assert core.training
+    core.eval()
+    assert packing_is_exact(core, MIXED)
+    assert not core.training
+    core.train()
+
+
+def test_packs_keep_order_and_budget() -> None:
+    examples = [example(str(n), 4, n, 2) for n in range(1, 9)]
+    split = list(packs(examples, 25))
+    assert [each for pack in split for each in pack] == examples
+    assert all(sum(map(len, pack)) <= 25 for pack in split)
+    assert [len(pack) for pack in packs(examples, 1)] == [1] * 8  # never none, however small the budget
+    assert list(packs([], 25)) == []
+
+
+def test_common_prefix() -> None:
+    assert common_prefix(MIXED) == 70
+    assert common_prefix(MIXED[:1]) == len(MIXED[0].prompt) - 1
+    assert common_prefix(CASES["no common prefix"]) == 0
+    assert common_prefix(CASES["one prompt begins another"]) == 29
+
+
+def mamba() -> Any:
+    return transformers.MambaForCausalLM(
+        transformers.MambaConfig(
+            vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, state_size=4, initializer_range=0.2
+        )
+    )
+
+
+def lfm2() -> Any:
+    config = transformers.Lfm2Config(
+        **SHAPE, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False
+    )
+    return transformers.Lfm2ForCausalLM(config)
+
+
+@pytest.mark.parametrize("build", [mamba, lfm2])
+def test_packing_is_refused_for_models_with_state_and_the_padded_batch_is_right(
+    build: Callable[[], Any],
+) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    assert not packing_is_exact(model, MIXED)
+    assert not packing_is_exact(model, MIXED[:1])
+    with torch.no_grad():
+        assert padded_loss(model, MIXED).item() == pytest.approx(
+            sum(own_loss(model, each) for each in MIXED), rel=TOLERANCE
+        )
+
+
+def granite() -> Any:
+    config = transformers.GraniteConfig(**SHAPE, logits_scaling=8.0, embedding_multiplier=4.0)
+    return transformers.GraniteForCausalLM(config)
+
+
+def mistral() -> Any:
+    return transformers.MistralForCausalLM(transformers.MistralConfig(**SHAPE, sliding_window=16))
+
+
+def gemma2() -> Any:
+    config = transformers.Gemma2Config(
+        **SHAPE, head_dim=16, query_pre_attn_scalar=16, sliding_window=16, final_logit_softcapping=5.0
+    )
+    return transformers.Gemma2ForCausalLM(config)
+
+
+def gpt2_with_dropout() -> Any:
+    config = transformers.GPT2Config(
+        vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2, resid_pdrop=0.3
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+@pytest.mark.parametrize("build", [granite, mistral, gemma2, gpt2_with_dropout])
+def test_scaled_logits_windows_and_dropout_are_no_obstacle(build: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    model = build().train()
+    assert packing_is_exact(model, MIXED)
+    model.eval()
+    with torch.no_grad():
+        wanted = sum(own_loss(model, each) for each in MIXED)
+        assert packed_loss(model, MIXED).item() == pytest.approx(wanted, rel=TOLERANCE)
+        assert padded_loss(model, MIXED).item() == pytest.approx(wanted, rel=TOLERANCE)
+
+
+def test_a_model_that_packs_wrongly_is_found_out(tmp_path: Path) -> None:
+    model = load_model(tiny_base(tmp_path))
+
+    class Forgetful(torch.nn.Module):
+        """Ignores the mask that it is given, as a model of another kind might."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.config = model, model.config
+            self.device, self.dtype = model.device, model.dtype
+
+        def forward(self, attention_mask: torch.Tensor, **rest: Any) -> Any:
+            return self.inner(**rest)
+
+    assert not packing_is_exact(Forgetful(), MIXED)
+
+
+def test_dropout_of_the_adapter_does_not_hide_exactness(tmp_path: Path) -> None:
+    config = LoraConfig(r=4, lora_dropout=0.5, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(load_model(tiny_base(tmp_path)), config).train()
+    assert packing_is_exact(model.base_model.model, MIXED)
