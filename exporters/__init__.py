@@ -1,0 +1,1 @@
+"""Base model and adapter in, a bundle out: a folder that a stock runtime loads."""

@@ -1,0 +1,1 @@
+"""ONNX artifacts for ONNX Runtime GenAI."""

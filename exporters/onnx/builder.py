@@ -1,0 +1,140 @@
+"""The ONNX graph, by onnxruntime-genai's model builder as a library call.
+
+Pitfalls of builder 0.18 that are handled here: unknown `extra_options` are ignored without a word (the old
+`int4_*` names among them), so only names that it reads are passed; asymmetric int4 with its default
+algorithm gives a model that does not load, so `k_quant_last` is used; the KV cache is allocated for
+`search.max_length`, which it sets to the model's full context, so both are set to the bundle's context;
+it looks for Gemma 3's two rotary bases where transformers 5 no longer writes them.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import EdgePLMError, ModelError
+from toolkit.files import write_atomic
+from toolkit.progress import hushed
+
+PRECISIONS: dict[str, tuple[str, list[str], str]] = {
+    # name: (builder's precision, builder's options, what it is in words)
+    "int4": (
+        "int4",
+        ["algo_config=k_quant_last", "block_size=32", "accuracy_level=4"],
+        "k-quant int4 in blocks of 32, int8 tied head and embedding",
+    ),
+    "int8": ("int8", ["block_size=32", "accuracy_level=4"], "int8 in blocks of 32, float32 embedding"),
+    "fp32": ("fp32", [], "float32"),
+}
+
+
+def build_onnx(model_folder: Path, out: Path, precision: str, context_length: int, stop: list[int]) -> None:
+    """Write model.onnx, its data, the tokenizer and genai_config.json into `out`.
+
+    `model_folder` holds float32 weights as transformers saves them; its config.json may gain keys. Raises ModelError if the builder does
+    not support the architecture (the error names those it does), EdgePLMError for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise EdgePLMError(
+            f"unknown precision {precision!r}",
+            where="export.precision",
+            mend=f"Known: {', '.join(PRECISIONS)}",
+        )
+    builder_precision, options, _ = PRECISIONS[precision]
+    _check_architecture(model_folder)
+    _add_flat_rope(model_folder)
+    with _offline(), hushed(), _quiet_logging():
+        from onnxruntime_genai.models import builder
+
+        common = ("", os.fspath(model_folder), os.fspath(out), builder_precision, "cpu", os.fspath(out))
+        try:
+            builder.create_model(*common, **builder.parse_extra_options(*common, options))
+        except (NotImplementedError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"onnxruntime-genai's builder failed ({type(error).__name__}: {error})",
+                where=str(model_folder),
+                mend="Try another precision, or report it with the model's config.json",
+            ) from error
+    _finish_config(out, context_length, stop)
+
+
+def supported_architectures() -> list[str]:
+    """Architectures that the builder knows, read from its own dispatch."""
+    import inspect
+    import re
+
+    with _offline(), hushed():
+        from onnxruntime_genai.models import builder
+
+    found = re.findall(r'architectures\[0\] == "(\w+)"', inspect.getsource(builder.create_model))
+    return sorted(name for name in set(found) if name.endswith("ForCausalLM"))
+
+
+def _check_architecture(model_folder: Path) -> None:
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or ["none"])[0]
+    known = supported_architectures()
+    if architecture not in known:
+        raise ModelError(
+            f"the architecture {architecture} cannot be exported to ONNX Runtime GenAI",
+            where="export",
+            mend=f"Supported: {', '.join(known)}",
+        )
+
+
+def _add_flat_rope(model_folder: Path) -> None:
+    """Beside rotary settings that are kept per kind of attention, write the flat ones that the builder reads."""
+    path = model_folder / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    if config["architectures"][0] != "Gemma3ForCausalLM" or "full_attention" not in rope:
+        return
+    everywhere, nearby = rope["full_attention"], rope["sliding_attention"]
+    if {everywhere["rope_type"], nearby["rope_type"]} != {"default"}:
+        raise ModelError(
+            f"its rotary scaling ({everywhere['rope_type']}) cannot be exported for this architecture",
+            where="export",
+            mend="Gemma 3 models without rope scaling can",
+        )
+    config["rope_parameters"] = rope | {
+        "rope_type": "default",
+        "rope_theta": everywhere["rope_theta"],
+        "rope_local_base_freq": nearby["rope_theta"],
+    }
+    write_atomic(path, json.dumps(config, indent=2) + "\n")
+
+
+def _finish_config(out: Path, context_length: int, stop: list[int]) -> None:
+    path = out / "genai_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config["model"]["context_length"] = context_length
+    config["model"]["eos_token_id"] = stop[0] if len(stop) == 1 else stop
+    config["search"]["max_length"] = context_length
+    write_atomic(path, json.dumps(config, indent=4) + "\n")
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Everything is on this machine already: the builder must not ask a hub."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+@contextmanager
+def _quiet_logging() -> Iterator[None]:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
