@@ -1,0 +1,157 @@
+"""This machine as a device: the agent in a process of its own, so that memory and crashes are its own."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from runtimes.devices import Device, OnSample, Sample
+from runtimes.facts import Facts, machine_facts
+from runtimes.plan import Plan
+from toolkit.errors import DeviceError
+
+_PACKAGES = Path(__file__).resolve().parents[2]
+# -P: the folder the user happens to be in must not shadow a module of ours.
+_AGENT = (sys.executable, "-P", "-m", "runtimes.agent")
+_STDERR_LINES = 8
+
+
+class LocalDevice(Device):
+    """Runs the agent as a subprocess in its own process group, which ends with the call.
+
+    `timeout` is the longest run in seconds (None: no limit), `agent` the command that starts the agent.
+    """
+
+    name = "local"
+
+    def __init__(self, *, timeout: float | None = None, agent: Sequence[str] = _AGENT) -> None:
+        self.timeout = timeout
+        self.agent = tuple(agent)
+
+    def facts(self) -> Facts:
+        """What this machine is."""
+        return machine_facts()
+
+    def run(self, plan: Plan, on_sample: OnSample | None = None) -> list[Sample]:
+        """Run `plan` in a fresh process; whatever ends this call ends the process too."""
+        samples: list[Sample] = []
+        stderr: deque[str] = deque(maxlen=_STDERR_LINES)
+        with _started(self.agent) as agent:
+            reader = threading.Thread(target=_drain, args=(agent, stderr), daemon=True)
+            reader.start()
+            late = threading.Event()
+
+            def give_up() -> None:
+                late.set()
+                _kill(agent)
+
+            timer = threading.Timer(self.timeout or 0, give_up)
+            timer.daemon = True
+            if self.timeout is not None:
+                timer.start()
+            try:
+                _send(agent, plan)
+                for line in cast(IO[str], agent.stdout):
+                    sample = _parse(line)
+                    samples.append(sample)
+                    if on_sample is not None:
+                        on_sample(sample)
+                status = agent.wait()
+            finally:
+                timer.cancel()
+            reader.join(timeout=5)
+        self._check(samples, status, stderr, late.is_set())
+        return samples
+
+    def _check(self, samples: list[Sample], status: int, stderr: Sequence[str], late: bool) -> None:
+        """Raise DeviceError unless the agent came to its end; a crash after that is only noted."""
+        step = next((s.get("name") for s in reversed(samples) if s["kind"] == "step"), "start")
+        place = f"device {self.name}, step {step}"
+        fault = next((s for s in samples if s["kind"] == "error"), None)
+        if fault is not None:
+            raise DeviceError(str(fault.get("message", "unknown")), where=place)
+        if any(sample["kind"] == "done" for sample in samples):
+            if status != 0:
+                samples.append({"kind": "noise", "text": f"after it was done, the agent {_ended(status)}"})
+            return
+        last = "".join(f"\n  {line}" for line in stderr) or "\n  (nothing on standard error)"
+        what = f"no end within {self.timeout:g} s" if late else f"the agent {_ended(status)}"
+        memory = -status == signal.SIGKILL and not late
+        raise DeviceError(
+            f"{what}; its last lines:{last}",
+            where=place,
+            mend="Most likely the machine ran out of memory: try a smaller bundle" if memory else None,
+        )
+
+
+@contextmanager
+def _started(command: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
+    """The agent's process; it and its children are killed when the block ends, however it ends."""
+    paths = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    try:
+        agent = subprocess.Popen(
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            start_new_session=True,
+        )
+    except OSError as fault:
+        raise DeviceError(f"cannot start the agent ({fault})", where="device local, step start") from fault
+    with agent:
+        try:
+            yield agent
+        finally:
+            _kill(agent)
+
+
+def _kill(agent: "subprocess.Popen[str]") -> None:
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(agent.pid, signal.SIGKILL)
+    elif agent.poll() is None:
+        agent.kill()
+
+
+def _send(agent: "subprocess.Popen[str]", plan: Plan) -> None:
+    stdin = cast(IO[str], agent.stdin)
+    # An agent that died at once has closed the pipe; what it said on standard error tells why.
+    with contextlib.suppress(BrokenPipeError):
+        stdin.write(json.dumps(plan.as_dict()))
+        stdin.close()
+
+
+def _drain(agent: "subprocess.Popen[str]", lines: "deque[str]") -> None:
+    lines.extend(text for line in cast(IO[str], agent.stderr) if (text := line.rstrip()))
+
+
+def _parse(line: str) -> Sample:
+    """The sample on a line; anything else a program printed is kept as noise."""
+    try:
+        sample = json.loads(line)
+    except ValueError:
+        sample = None
+    if isinstance(sample, dict) and isinstance(sample.get("kind"), str):
+        return sample
+    return {"kind": "noise", "text": line.rstrip("\r\n")}
+
+
+def _ended(status: int) -> str:
+    if status < 0:
+        try:
+            return f"was ended by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was ended by signal {-status}"
+    return f"exited with status {status}"

@@ -1,0 +1,100 @@
+"""What the agent is asked to do: one JSON document, checked on both sides. Standard library only."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the agent on a device.
+
+    The latency part runs when `repeats` is above 0, the quality part when `prompts_ids` has prompts; a plan
+    needs at least one of them. `depths` are the tokens already in the KV cache before the timed decode steps,
+    capped so that the decode fits the context length. `settle_seconds` is the longest wait for a quiet, cool
+    machine before the first load (0: no wait).
+    """
+
+    bundle: str
+    threads: int | None = None
+    prompt_tokens: int = 128
+    decode_tokens: int = 64
+    repeats: int = 5
+    warmup: int = 1
+    depths: tuple[int, ...] = (0, 256)
+    prompts_ids: tuple[tuple[int, ...], ...] = ()
+    max_new_tokens: int = 64
+    stop_ids: tuple[int, ...] = ()
+    settle_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        found = [
+            f"{name}: found {getattr(self, name)!r}, accepted: {accepted}"
+            for name, (accepted, fits) in _ACCEPTED.items()
+            if not fits(getattr(self, name))
+        ]
+        if not found and self.repeats == 0 and not self.prompts_ids:
+            found = ["nothing to do: repeats is 0 and prompts_ids is empty"]
+        if found:
+            raise DeviceError("; ".join(found), where="plan of the run")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON values; `plan_from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _positive(value: object) -> bool:
+    return _count(value) and value != 0
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, tuple) and all(_count(item) for item in value)
+
+
+_NATURAL = ("a whole number from 0", _count)
+_ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "bundle": ("the path of a bundle folder", lambda value: isinstance(value, str) and value != ""),
+    "threads": ("a whole number from 1, or none", lambda value: value is None or _positive(value)),
+    "prompt_tokens": ("a whole number from 1", _positive),
+    "decode_tokens": ("a whole number from 1", _positive),
+    "repeats": _NATURAL,
+    "warmup": _NATURAL,
+    "depths": ("one or more whole numbers from 0", lambda value: _counts(value) and bool(value)),
+    "prompts_ids": (
+        "lists of one or more token ids",
+        lambda value: isinstance(value, tuple) and all(_counts(ids) and ids for ids in value),
+    ),
+    "max_new_tokens": ("a whole number from 1", _positive),
+    "stop_ids": ("a list of token ids", _counts),
+    "settle_seconds": (
+        "seconds from 0",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+    ),
+}
+
+
+def plan_from_dict(document: object) -> Plan:
+    """The plan in a JSON document; unknown or missing fields and wrong values raise DeviceError."""
+    if not isinstance(document, Mapping):
+        raise DeviceError("not a JSON object", where="plan of the run")
+    known = {field.name for field in dataclasses.fields(Plan)}
+    unknown = sorted(set(document) - known)
+    if unknown:
+        raise DeviceError(
+            f"unknown field {', '.join(unknown)}; accepted: {', '.join(sorted(known))}",
+            where="plan of the run",
+        )
+    if "bundle" not in document:
+        raise DeviceError("the field bundle is missing", where="plan of the run")
+    return Plan(**{name: _as_tuple(value) for name, value in document.items()})
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value

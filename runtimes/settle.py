@@ -1,0 +1,51 @@
+"""Waiting until a machine is quiet and cool enough to be measured. Standard library only, for the device."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from runtimes.sensors import other_work, sensors, too_hot
+
+# A quarter of a core: an idle desktop or phone stays well below it, and one busy process is well above it.
+OTHER_WORK_CORES = 0.25
+# On machines with many cores the usual background services add up: one core in twenty is still undisturbed.
+OTHER_WORK_SHARE = 0.05
+# For zones that name no passive trip point: small boards and phones start to throttle between 80 and 85 °C.
+TEMPERATURE_LIMIT = 80.0
+_POLL_SECONDS = 1.0
+
+
+def other_work_limit(cores: int) -> float:
+    """How many cores other processes may keep busy before a measurement counts as disturbed."""
+    return max(OTHER_WORK_CORES, OTHER_WORK_SHARE * cores)
+
+
+def settle(
+    timeout: float,
+    cores: int,
+    *,
+    read: Callable[[], dict[str, Any]] = sensors,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Wait until other processes are idle and no zone is too hot, for `timeout` seconds at most.
+
+    Returns {"seconds": waited, "reached": the condition holds or cannot be told, "waiting_for": text or None}
+    """
+    started = clock()
+    reading = read()
+    waiting_for: str | None = "a first look at the other processes"
+    while waiting_for is not None and clock() - started < timeout:
+        pause(_POLL_SECONDS)
+        previous, reading = reading, read()
+        waiting_for = _disturbance(previous, reading, cores)
+    return {"seconds": clock() - started, "reached": waiting_for is None, "waiting_for": waiting_for}
+
+
+def _disturbance(before: dict[str, Any], after: dict[str, Any], cores: int) -> str | None:
+    if hot := too_hot(after, TEMPERATURE_LIMIT):
+        return hot
+    work = other_work(before, after)
+    if work is not None and work[0] > other_work_limit(cores):
+        return f"other processes, which keep {work[0]:.2f} cores busy"
+    return None
