@@ -1,0 +1,1 @@
+"""Raw samples in; typed results, statistics and reports out."""

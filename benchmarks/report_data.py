@@ -1,0 +1,150 @@
+"""What a report is made of. A part that is None or empty is left out of the page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from benchmarks.results import Result
+
+Role = Literal["base", "history", "adapter", "synthetic", "artifact"]
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """The task, with the primary metric that the arms are compared by."""
+
+    name: str
+    description: str
+    metric: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Query:
+    """A held-out query and its gold answer."""
+
+    text: str
+    gold: str
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to answer the queries.
+
+    `role` says what it is: the base model, the base model with history in the prompt, the adapter trained on
+    real examples, the adapter trained on real and synthetic examples, or the artifact in its own runtime.
+    `answers` are the model's answers, query by query; `per_query` the primary metric's values of all queries,
+    or of those that have a gold answer.
+    """
+
+    name: str
+    role: Role
+    metrics: Mapping[str, float]
+    per_query: tuple[float, ...] = ()
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The training loss at each step of one adapter."""
+
+    label: str
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How many synthetic examples came through; `dropped` is filter name -> count."""
+
+    asked: int
+    answered: int
+    dropped: Mapping[str, int]
+    kept: int
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file of the artifact; `precision` is empty for files without weights."""
+
+    name: str
+    bytes: int
+    precision: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One threshold of the export: `value` must be at least (or at most) `limit`."""
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value is on the right side; a value that is not a number never is."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether the personalisation survived in the artifact, measured in its own runtime.
+
+    The adapter's change to the logits in the artifact against the change in the float model: `correlations`
+    and `sizes` (ratio of the norms) per query, their mean and worst; KL divergence to the float personalised
+    model in nats; share of equal top-1 tokens; perplexities. `scatter` holds pairs (float change, artifact's
+    change) of single logits. `checks` are the thresholds that were applied.
+    """
+
+    checks: tuple[Check, ...]
+    correlation_mean: float
+    correlation_worst: float
+    size_ratio: float
+    kl: float | None = None
+    top1_agreement: float | None = None
+    perplexity_float: float | None = None
+    perplexity_artifact: float | None = None
+    correlations: tuple[float, ...] = ()
+    sizes: tuple[float, ...] = ()
+    scatter: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One person's run from examples to artifact.
+
+    `created` is ISO 8601, `shipped` the role of the adapter that the artifact was made from (unless said, the
+    synthetic one if there is one), `float_bytes` the size of the float model, `command` repeats the run.
+    """
+
+    title: str
+    user: str
+    task: TaskFacts
+    created: str
+    arms: tuple[Arm, ...] = ()
+    shipped: Role | None = None
+    queries: tuple[Query, ...] = ()
+    shown_answers: int = 8
+    curves: tuple[Curve, ...] = ()
+    augmentation: Augmentation | None = None
+    files: tuple[ExportedFile, ...] = ()
+    float_bytes: int | None = None
+    verification: Verification | None = None
+    benchmark: Result | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    command: str | None = None
+    caveats: tuple[str, ...] = ()
+
+    def arm(self, *roles: Role) -> Arm | None:
+        """The arm of the first of `roles` that the report has."""
+        return next((arm for role in roles for arm in self.arms if arm.role == role), None)
+
+    def shipped_arm(self) -> Arm | None:
+        """The float arm of the adapter that the artifact was made from."""
+        return self.arm(self.shipped) if self.shipped else self.arm("synthetic", "adapter")

@@ -1,0 +1,137 @@
+"""Whether a run may be relied on: not throttled, starved of memory, disturbed or too uneven."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.results import Validity, derive
+from benchmarks.stats import median
+from runtimes.sensors import other_work, too_hot
+from runtimes.settle import TEMPERATURE_LIMIT, other_work_limit
+
+# Below three repeats there is no spread to speak of.
+LEAST_REPEATS = 3
+# The interval of the median relative to the median: beyond it a difference of a tenth between two artifacts,
+# which is what a person choosing between them wants to see, drowns.
+SPREAD_LIMIT = 0.20
+# The later half against the earlier half: heat slows a machine in one direction, chance in both.
+SLOWDOWN_LIMIT = 0.10
+# Cores' worth of time that a hypervisor gave to somebody else: the clock ran and the model did not.
+STEAL_CORES = 0.05
+# Without the counters of /proc/stat: one minute's load average of a machine at rest stays below it.
+LOAD_AVERAGE_LIMIT = 0.5
+# Below a twentieth of all memory the kernel drops pages of the mapped model file and reads them again.
+MEMORY_AVAILABLE_SHARE = 0.05
+# After the warm-up the model is resident; pages read from storage again mean that it was pushed out.
+MAJOR_FAULTS_LIMIT = 100
+# A few pages of an idle library may be swapped out at any time; a megabyte is part of the model or its cache.
+SWAPPED_LIMIT = 1 << 20
+# Boost clocks wander by some per cent with the number of busy cores; a fifth is throttling.
+FREQUENCY_DROP = 0.20
+_PI_FLAGS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+
+Sample = Mapping[str, Any]
+
+
+def judge(samples: Sequence[Sample], threads: int | None = None) -> Validity:
+    """Every reason why the run behind `samples` is not a valid measurement."""
+    readings = [sample for sample in samples if sample["kind"] == "sensors"]
+    measured = [r for r in readings if r["when"] == "start" or (r["when"] == "during" and not r["warmup"])]
+    reasons = [
+        *_settled(samples),
+        *_affinity(samples, threads),
+        *_heat(measured),
+        *_frequency(measured),
+        *_memory(samples, measured),
+        *_uneven(samples),
+    ]
+    if len(measured) > 1:
+        reasons += _disturbed(readings, measured, _cores(samples))
+    return Validity(not reasons, reasons)
+
+
+def _cores(samples: Iterable[Sample]) -> int:
+    return next((int(sample["allowed_cores"]) for sample in samples if sample["kind"] == "hello"), 1)
+
+
+def _settled(samples: Iterable[Sample]) -> Iterable[str]:
+    for sample in samples:
+        if sample["kind"] == "settle" and not sample["reached"]:
+            yield f"not at rest after {sample['seconds']:.0f} s of waiting: {sample['waiting_for']}"
+
+
+def _affinity(samples: Iterable[Sample], threads: int | None) -> Iterable[str]:
+    cores = _cores(samples)
+    if threads is not None and threads > cores:
+        yield f"{threads} threads on the {cores} cores that the process may use"
+
+
+def _disturbed(readings: Sequence[Sample], measured: Sequence[Sample], cores: int) -> Iterable[str]:
+    work = other_work(dict(measured[0]), dict(measured[-1]))
+    if work is not None:
+        others, stolen = work
+        if others > other_work_limit(cores):
+            yield f"other processes kept {others:.2f} cores busy (limit {other_work_limit(cores):.2f})"
+        if stolen > STEAL_CORES:
+            yield f"the hypervisor took {stolen:.2f} cores away (limit {STEAL_CORES:.2f})"
+        return
+    load = readings[0]["load_average"]
+    if measured[0]["processor"] is None and load and load[0] > LOAD_AVERAGE_LIMIT:
+        yield f"load average {load[0]:.2f} before the run (limit {LOAD_AVERAGE_LIMIT:.2f})"
+
+
+def _heat(measured: Sequence[Sample]) -> Iterable[str]:
+    hot = next((text for reading in measured if (text := too_hot(dict(reading), TEMPERATURE_LIMIT))), None)
+    if hot:
+        yield f"too hot: {hot}"
+    flags = 0
+    for reading in measured:
+        flags |= reading["throttle_flags"] or 0
+    named = [name for bit, name in enumerate(_PI_FLAGS) if flags >> bit & 1]
+    if named:
+        yield f"the firmware reports {', '.join(named)}"
+    events = [reading["throttle_events"] for reading in measured if reading["throttle_events"] is not None]
+    if events and events[-1] > events[0]:
+        yield f"the processor throttled {events[-1] - events[0]} times"
+
+
+def _frequency(measured: Sequence[Sample]) -> Iterable[str]:
+    """Compare the readings taken right behind timed work; the one before it saw an idle machine."""
+    for name, what in (("frequency_mhz", "clock"), ("allowed_mhz", "highest clock that the kernel allows")):
+        peaks = [
+            max(known)
+            for reading in measured
+            if reading["when"] == "during" and (known := [mhz for mhz in reading[name] or [] if mhz])
+        ]
+        if peaks and min(peaks) < (1 - FREQUENCY_DROP) * max(peaks):
+            yield f"the {what} fell from {max(peaks):.0f} to {min(peaks):.0f} MHz"
+
+
+def _memory(samples: Sequence[Sample], measured: Sequence[Sample]) -> Iterable[str]:
+    for reading in measured:
+        available, total = reading["memory_available"], reading["memory_total"]
+        if available is not None and total and available < MEMORY_AVAILABLE_SHARE * total:
+            yield f"starved of memory: {available / total:.1%} of it was available"
+            break
+    faults = [reading["major_faults"] for reading in measured if reading["major_faults"] is not None]
+    if faults and faults[-1] - faults[0] > MAJOR_FAULTS_LIMIT:
+        yield f"starved of memory: {faults[-1] - faults[0]} pages were read from storage again"
+    swapped = max((sample["swapped"] or 0 for sample in samples if sample["kind"] == "memory"), default=0)
+    if swapped > SWAPPED_LIMIT:
+        yield f"starved of memory: {swapped / 1e6:.0f} MB of the process were swapped out"
+
+
+def _uneven(samples: Sequence[Sample]) -> Iterable[str]:
+    rates = {name: value for name, value in derive(samples).items() if "_rate" in name}
+    for name, rate in rates.items():
+        label = name.replace("_rate", "").replace("_at_", " at depth ")
+        count = len(rate.values)
+        if count < LEAST_REPEATS:
+            yield f"{label}: {count} repeat{'s' * (count != 1)}; a spread needs at least {LEAST_REPEATS}"
+            continue
+        spread = (rate.high - rate.low) / rate.median
+        if spread > SPREAD_LIMIT:
+            yield f"{label}: spread of {spread:.0%} around the median (limit {SPREAD_LIMIT:.0%})"
+        half = count // 2
+        slowdown = 1 - median(rate.values[-half:]) / median(rate.values[:half])
+        if half > 1 and slowdown > SLOWDOWN_LIMIT:
+            yield f"{label}: slowed down by {slowdown:.0%} during the run (limit {SLOWDOWN_LIMIT:.0%})"
