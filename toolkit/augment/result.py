@@ -1,0 +1,78 @@
+"""What augmentation gave: the examples that were kept and an account of all the others."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import EdgePLMError
+from toolkit.files import sha256_of, write_atomic
+from toolkit.profiles import Example
+
+EXAMPLES_FILE, REPORT_FILE = "synthetic.jsonl", "report.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Synthetic examples and how they came about.
+
+    `asked`: examples asked for; `answered`: examples that the answers held, readable or not, of which `kept`
+    and `dropped` (by filter) are the parts. `requests`: conversations answered, `reused` of them from the
+    answers file of an earlier run. `dropped_examples`: up to three of each filter, with the reason. Tokens
+    are of all answers used. `stopped`: why the teacher failed midway, if it did. `notes`: anything else
+    that a reader should know.
+    """
+
+    kept: tuple[Example, ...]
+    asked: int
+    answered: int
+    dropped: Mapping[str, int]
+    dropped_examples: Mapping[str, list[dict[str, str]]]
+    prompt_tokens: int
+    completion_tokens: int
+    teacher: str
+    requests: int = 0
+    reused: int = 0
+    stopped: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def survival(self) -> float:
+        """The share of answered examples that every filter let through, 0 to 1."""
+        return len(self.kept) / self.answered if self.answered else 0.0
+
+
+def write_augmentation(augmentation: Augmentation, folder: Path) -> None:
+    """Write the examples as JSON lines and, after them, the report; a report vouches for its examples."""
+    rows = [{"id": each.id, "input": each.input, "output": each.output} for each in augmentation.kept]
+    examples = folder / EXAMPLES_FILE
+    write_atomic(examples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    report = {name: value for name, value in asdict(augmentation).items() if name != "kept"}
+    report = {"version": _VERSION, "kept": len(rows), "sha256": sha256_of(examples), **report}
+    write_atomic(folder / REPORT_FILE, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_augmentation(folder: Path) -> Augmentation:
+    """Read back what `write_augmentation` wrote.
+
+    Raises EdgePLMError if a file is missing, cannot be read, or the examples are not those of the report.
+    """
+    mend = "Run the augmentation again"
+    try:
+        report: dict[str, Any] = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+        if report.pop("version") != _VERSION:
+            raise EdgePLMError("was written by another version", where=str(folder / REPORT_FILE), mend=mend)
+        if report.pop("sha256") != sha256_of(folder / EXAMPLES_FILE):
+            raise EdgePLMError("is not as its report says", where=str(folder / EXAMPLES_FILE), mend=mend)
+        lines = (folder / EXAMPLES_FILE).read_text(encoding="utf-8").split("\n")
+        kept = tuple(Example(**json.loads(line)) for line in lines if line)
+        report |= {"kept": kept, "notes": tuple(report["notes"])}
+        return Augmentation(**report)
+    except OSError as error:
+        raise EdgePLMError(
+            f"cannot be read ({error.strerror})", where=str(error.filename or folder), mend=mend
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EdgePLMError("holds no augmentation that can be read", where=str(folder), mend=mend) from error
