@@ -1,0 +1,5 @@
+"""`python -m toolkit` is `edgeplm`."""
+
+from toolkit.cli import main
+
+main()

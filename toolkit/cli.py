@@ -1,0 +1,80 @@
+"""The command line: a dispatcher that imports a verb only when it is asked for."""
+
+import errno
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from toolkit import __version__
+from toolkit.errors import EdgePLMError
+
+VERBS = (
+    "demo", "personalize", "init", "run", "augment", "finetune", "export", "verify", "eval", "bench", "chat",
+    "inspect", "doctor",
+)  # fmt: skip
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"toolkit.commands.{cmd_name}").command
+        return command
+
+
+@click.command(
+    cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80}
+)
+@click.version_option(__version__, prog_name="edgeplm")
+def cli() -> None:
+    """Personalised language models for phones and single-board computers.
+
+    Start with `edgeplm demo`, or `edgeplm personalize` on examples of your own. Exit codes: 0 done, 1
+    something you can mend, 2 wrong usage, 3 a check fell short.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors a user can mend are one line on standard error."""
+    try:
+        status = _invoke(arguments)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
+        status = 130
+    except EdgePLMError as error:
+        click.echo(f"Error: {error}", err=True)
+        status = error.exit_code
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output went away
+            sys.stderr.close()
+            sys.exit(0)
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EISDIR,
+        ):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {place}{error.strerror}. Nothing half-written was kept.", err=True)
+        status = 1
+    sys.exit(status)
+
+
+def _invoke(arguments: list[str] | None) -> int:
+    status: Any = cli.main(arguments, prog_name="edgeplm", standalone_mode=False)
+    return status if isinstance(status, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One verb, one file: each module holds the click command `command`."""

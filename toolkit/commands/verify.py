@@ -1,0 +1,79 @@
+"""`edgeplm verify`: is a bundle whole, does it load, does it still answer like the float model?"""
+
+from pathlib import Path
+
+import click
+
+from toolkit.commands.common import PATH, bundle_argument, json_option, print_json, print_table, watch
+from toolkit.commands.export import verification_rows
+
+
+@click.command(short_help="Check a bundle, and what is left of its adapter.")
+@bundle_argument
+@click.option("--adapter", type=PATH, help="The adapter it was made with: compares it with float.")
+@click.option("--model", metavar="SOURCE", help="Base model  [default: the one in the manifest].")
+@click.option("--recipe", "recipe_file", type=PATH, help="Take the thresholds from this recipe.")
+@click.option("--profile", metavar="PATH", help="Compare on this person's queries instead of neutral text.")
+@click.option("--user", metavar="ID", help="Which person, if the profile holds several.")
+@json_option
+def command(
+    bundle: Path,
+    adapter: Path | None,
+    model: str | None,
+    recipe_file: Path | None,
+    profile: str | None,
+    user: str | None,
+    as_json: bool,
+) -> int:
+    """Check BUNDLE: files and hashes, that it loads, that it answers as on the
+    machine that made it.
+
+    With --adapter also against the float model: how much of the adapter's effect
+    is left. Exit code 3 if a check falls short.
+    """
+    from exporters.bundle import open_bundle
+    from exporters.export import repeat_golden
+    from runtimes import open_engine
+    from toolkit.models import resolve_model
+    from toolkit.pipeline import verify_bundle
+    from toolkit.profiles import read_profile
+    from toolkit.recipe import VerifyRecipe, read_recipe
+    from toolkit.tasks import Task
+
+    manifest = open_bundle(bundle)
+    if profile and not adapter:
+        raise click.UsageError("--profile needs --adapter: it is the float model that is compared with.")
+    engine = open_engine(bundle)
+    try:
+        problems = repeat_golden(engine, manifest)
+    finally:
+        engine.close()
+    found = None
+    if adapter:
+        task = Task.from_dict(manifest.task) if manifest.task else None
+        if profile and task is None:
+            raise click.UsageError("This bundle names no task, so --profile cannot be read.")
+        progress = watch()
+        person = read_profile(Path(profile), task, user) if profile and task else None
+        limits = read_recipe(recipe_file).verify if recipe_file else VerifyRecipe()
+        base = resolve_model(model or manifest.base_model.source, progress)
+        found = verify_bundle(
+            bundle, base, adapter, limits, task if person else None, person, progress=progress
+        )
+        problems += found["failures"]
+    if as_json:
+        print_json({"bundle": str(bundle), "files": len(manifest.files), "passed": not problems,
+                    "problems": problems, "against_float": found, "at_export": manifest.verification})  # fmt: skip
+        return 3 if problems else 0
+    rows = [("files", f"{len(manifest.files)}, sizes and hashes as in the manifest"),
+            ("loads with", f"{manifest.runtime.name}, {len(manifest.golden)} golden prompts repeated")]  # fmt: skip
+    shown = found or manifest.verification
+    if shown:
+        rows.append(("", "measured now:" if found else "measured at export:"))
+        rows += verification_rows(shown)
+    print_table(rows)
+    for problem in problems:
+        click.echo(f"Check fell short: {problem}", err=True)
+    if not problems:
+        click.echo("All checks passed.")
+    return 3 if problems else 0

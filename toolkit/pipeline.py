@@ -1,0 +1,413 @@
+"""The whole job, stage by stage: a person's examples in, a verified and measured bundle out.
+
+    from toolkit.pipeline import run
+    from toolkit.recipe import read_recipe
+    result = run(read_recipe(Path("recipe.yaml")))
+
+The stages write into the run folder (`toolkit.runfolder`): `dataset`, `adapters`, `answers`, `bundle`,
+`verification`, `benchmark` and `report.html`. This is the only module besides the commands that knows the
+exporters, the runtimes and the benchmarks.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.augment import Augmentation, augment, open_teacher, read_augmentation, write_augmentation
+from toolkit.chat import ChatFormat
+from toolkit.errors import EdgePLMError
+from toolkit.files import write_atomic
+from toolkit.finetune import Finetuning, adapter_folder, finetune, open_chat, read_finetuning
+from toolkit.models import BaseModel, cache_folder, load_model, resolve_model
+from toolkit.profiles import Profile, read_profile
+from toolkit.progress import SILENT, Progress
+from toolkit.quality import (
+    ARTIFACT,
+    Answers,
+    answer_float,
+    query_prompts,
+    read_answers,
+    scored,
+    write_answers,
+)
+from toolkit.recipe import Recipe, VerifyRecipe
+from toolkit.runfolder import RunFolder, Stage
+from toolkit.tasks import Task, load_task
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made and found; `failures` are checks that fell short (none: all passed)."""
+
+    folder: Path
+    bundle: Path
+    adapter: Path
+    report: Path
+    recipe: Recipe
+    profile: Profile
+    task: Task
+    augmentation: Augmentation | None
+    finetuning: Finetuning
+    arms: list[Answers]
+    verification: dict[str, Any]
+    benchmark: Any
+    failures: list[str]
+
+    def arm(self, name: str) -> Answers:
+        """The arm called `name`; KeyError if the run has none."""
+        for arm in self.arms:
+            if arm.arm == name:
+                return arm
+        raise KeyError(name)
+
+    @property
+    def chosen_arm(self) -> Answers:
+        """The float adapter that went into the bundle."""
+        return self.arm(f"adapter ({self.finetuning.chosen})")
+
+    @property
+    def metric_loss(self) -> float | None:
+        """By how much the primary metric is worse in the bundle than in float; None without gold answers."""
+        metric = self.task.primary_metric
+        exact, shipped = (arm.metrics.get(metric) for arm in (self.chosen_arm, self.arm(ARTIFACT)))
+        if exact is None or shipped is None:
+            return None
+        return exact - shipped if self.task.higher_is_better(metric) else shipped - exact
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What every stage needs."""
+
+    recipe: Recipe
+    folder: RunFolder
+    task: Task
+    profile: Profile
+    base: BaseModel
+    chat: ChatFormat
+    progress: Progress
+
+    @property
+    def prompt_limit(self) -> int:
+        """Longest prompt, in tokens, that leaves room for the answer."""
+        return max(16, self.recipe.export.context_length - self.task.max_new_tokens - 1)
+
+
+def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = None) -> RunResult:
+    """Run every stage of `recipe` that is not done yet, and write the report.
+
+    A check that falls short does not raise: it is in the result's `failures`. Raises EdgePLMError for
+    anything the user can mend.
+    """
+    task = load_task(recipe.task_source)
+    profile = read_profile(recipe.profile_path, task, recipe.user)
+    with RunFolder(recipe.out_path).open() as folder:
+        base = resolve_model(recipe.model_source, progress)
+        state = _Run(recipe, folder, task, profile, base, open_chat(base), progress)
+        augmentation, data = _augment_stage(state)
+        adapters = _finetune_stage(state, augmentation, data)
+        finetuning = read_finetuning(adapters.folder)
+        answers = _answer_stage(state, adapters, finetuning)
+        bundle = _bundle_stage(state, adapters, finetuning, augmentation)
+        verification = _verification_stage(state, adapters, finetuning, bundle)
+        arms = [*read_answers(answers.folder / "answers.json")]
+        arms += read_answers(verification.folder / "answers.json")
+        measured = _benchmark_stage(state, bundle)
+        found = json.loads((verification.folder / "verification.json").read_text(encoding="utf-8"))
+        _finish_manifest(bundle.folder, found)
+        result = RunResult(
+            folder=folder.path,
+            bundle=bundle.folder,
+            adapter=adapter_folder(adapters.folder, finetuning.chosen),
+            report=folder.path / "report.html",
+            recipe=recipe,
+            profile=profile,
+            task=task,
+            augmentation=augmentation,
+            finetuning=finetuning,
+            arms=arms,
+            verification=found,
+            benchmark=measured,
+            failures=found["failures"],
+        )
+        result = replace(result, failures=[*result.failures, *_metric_failures(result)])
+        _write_report(result, base, command)
+        return result
+
+
+def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
+    settings = run.recipe.augment
+    if not settings.enabled or settings.examples == 0 or run.recipe.finetune.choose == "real":
+        return None, None
+
+    def work(folder: Path) -> None:
+        teacher = open_teacher(
+            settings,
+            base=run.base,
+            source=run.recipe.teacher_source,
+            history=run.profile.history,
+            progress=run.progress,
+        )
+        made = augment(
+            run.profile,
+            run.task,
+            teacher,
+            settings,
+            seed=run.recipe.seed,
+            answers_path=run.folder.path / "teacher-answers.jsonl",
+            progress=run.progress,
+        )
+        write_augmentation(made, folder)
+
+    inputs = {**_identity(run), "augment": settings.as_dict(), "teacher": run.recipe.teacher_source}
+    stage = run.folder.stage("dataset", inputs, work)
+    return read_augmentation(stage.folder), stage
+
+
+def _finetune_stage(run: _Run, augmentation: Augmentation | None, data: Stage | None) -> Stage:
+    settings = run.recipe.finetune
+
+    def work(folder: Path) -> None:
+        finetune(
+            run.base,
+            run.profile,
+            run.task,
+            settings,
+            folder,
+            synthetic=augmentation.kept if augmentation else (),
+            seed=run.recipe.seed,
+            force=True,
+            progress=run.progress,
+        )
+
+    inputs = {**_identity(run), "finetune": settings.as_dict(), "data": data.key if data else None}
+    return run.folder.stage("adapters", inputs, work)
+
+
+def _answer_stage(run: _Run, adapters: Stage, finetuning: Finetuning) -> Stage:
+    def work(folder: Path) -> None:
+        arms = answer_float(
+            run.base,
+            run.chat,
+            run.task,
+            run.profile,
+            {a.name: adapter_folder(adapters.folder, a.name) for a in finetuning.adapters},
+            retrieved=run.recipe.finetune.retrieved,
+            limit=run.prompt_limit,
+            progress=run.progress,
+        )
+        write_answers(folder / "answers.json", arms)
+
+    inputs = {
+        "adapters": adapters.key,
+        "retrieved": run.recipe.finetune.retrieved,
+        "context": run.recipe.export.context_length,
+    }
+    return run.folder.stage("answers", inputs, work)
+
+
+def _export_job(run: _Run, adapter: Path, finetuning: Finetuning, augmentation: Augmentation | None) -> Any:
+    from exporters.bundle import Provenance
+    from exporters.export import ExportJob
+    from exporters.merge import read_adapter
+
+    kept = len(augmentation.kept) if augmentation and finetuning.chosen != "real" else 0
+    real = len(run.profile.history) - len(finetuning.validation_ids)
+    return ExportJob(
+        base=run.base,
+        precision=run.recipe.export.precision,
+        context_length=run.recipe.export.context_length,
+        name=run.profile.user_id,
+        adapter=read_adapter(adapter),
+        task=run.task.as_dict(),
+        provenance=Provenance(
+            real_examples=real,
+            synthetic_examples=kept,
+            synthetic_share=round(kept / (real + kept), 4) if real + kept else 0.0,
+            teacher=augmentation.teacher if augmentation and kept else None,
+            profile_sha256=run.profile.digest(),
+        ),
+    )
+
+
+def _bundle_stage(
+    run: _Run, adapters: Stage, finetuning: Finetuning, augmentation: Augmentation | None
+) -> Stage:
+    from exporters.export import export_bundle
+    from exporters.merge import merge_adapter
+    from runtimes import open_engine
+
+    adapter = adapter_folder(adapters.folder, finetuning.chosen)
+
+    def work(folder: Path) -> None:
+        merged = merge_adapter(load_model(run.base), adapter)
+        job = _export_job(run, adapter, finetuning, augmentation)
+        export_bundle(merged, run.chat, job, folder, open_engine, force=True, progress=run.progress)
+
+    inputs = {"adapters": adapters.key, "chosen": finetuning.chosen, "export": run.recipe.export.as_dict()}
+    return run.folder.stage("bundle", inputs, work)
+
+
+def _verification_stage(run: _Run, adapters: Stage, finetuning: Finetuning, bundle: Stage) -> Stage:
+    adapter = adapter_folder(adapters.folder, finetuning.chosen)
+
+    def work(folder: Path) -> None:
+        found = verify_bundle(
+            bundle.folder, run.base, adapter, run.recipe.verify, run.task, run.profile, progress=run.progress
+        )
+        write_atomic(folder / "verification.json", json.dumps(found, indent=1) + "\n")
+        artifact = answer_bundle(
+            bundle.folder, run.recipe.bench.device, run.task, run.profile, progress=run.progress
+        )
+        write_answers(folder / "answers.json", [artifact])
+
+    inputs = {"bundle": bundle.key, "verify": run.recipe.verify.as_dict(), "device": run.recipe.bench.device}
+    return run.folder.stage("verification", inputs, work)
+
+
+def verify_bundle(
+    bundle: Path,
+    base: BaseModel,
+    adapter: Path,
+    limits: VerifyRecipe,
+    task: Task | None = None,
+    profile: Profile | None = None,
+    *,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Compare a bundle with the float model it was made from; `exporters.verify` says what is measured.
+
+    The prompts are the person's held-out queries (or history, where there are none); without a profile,
+    passages of neutral text. Returns `Verification.as_dict()` with the thresholds beside it.
+    """
+    from exporters.bundle import open_bundle
+    from exporters.export import ExportJob, base_twin
+    from exporters.merge import merge_adapter
+    from exporters.texts import neutral_windows
+    from exporters.verify import Thresholds, verify
+    from runtimes import open_engine
+    from runtimes.torch_engine import TorchEngine
+
+    manifest = open_bundle(bundle)
+    chat = open_chat(base)
+    if manifest.base_model.sha256 != base.sha256:
+        raise EdgePLMError(
+            f"was made from {manifest.base_model.source}, whose weights are not those of {base.source}",
+            where=str(bundle),
+            mend="Give the base model that it was made from with --model",
+        )
+    float_base = TorchEngine(load_model(base))
+    job = ExportJob(base, manifest.precision.name, manifest.context_length, "base")
+    twin_folder = base_twin(load_model(base), chat, job, cache_folder(), open_engine, progress=progress)
+    room = manifest.context_length - limits.continuation - 1
+    if task and profile:
+        asked = (profile.queries or profile.history)[: limits.prompts]
+        prompts = query_prompts(task, chat, asked, room)
+    else:
+        prompts = [window[: min(48, room)] for window in neutral_windows(chat, 64, limits.prompts)]
+    twin, artifact = open_engine(twin_folder), open_engine(bundle)
+    thresholds = Thresholds(limits.min_correlation, limits.min_size, limits.max_size, limits.max_kl)
+    found = verify(
+        float_base=float_base,
+        float_personalised=TorchEngine(merge_adapter(load_model(base), adapter)),
+        artifact_base=twin,
+        artifact=artifact,
+        prompts=prompts,
+        stop=chat.stop,
+        neutral=neutral_windows(chat, min(256, manifest.context_length - 1), 4),
+        thresholds=thresholds,
+        continuation=limits.continuation,
+        progress=progress,
+    )
+    twin.close()
+    artifact.close()
+    return {**found.as_dict(), "thresholds": asdict(thresholds), "prompts": len(prompts)}
+
+
+def answer_bundle(
+    bundle: Path, device: str, task: Task, profile: Profile, *, progress: Progress = SILENT
+) -> Answers:
+    """The held-out queries answered by the bundle in its own runtime on `device`."""
+    from benchmarks.protocol import answer_on_device
+    from exporters.bundle import open_bundle
+    from runtimes.devices import parse_device
+
+    manifest = open_bundle(bundle)
+    chat = bundle_chat(bundle)
+    limit = max(16, manifest.context_length - task.max_new_tokens - 1)
+    ids = answer_on_device(
+        bundle,
+        parse_device(device),
+        query_prompts(task, chat, profile.queries, limit),
+        max_new_tokens=task.max_new_tokens,
+        stop_ids=manifest.tokens.stop,
+        progress=progress,
+    )
+    return scored(ARTIFACT, [chat.decode(answer) for answer in ids], task, profile.queries)
+
+
+def bundle_chat(bundle: Path) -> ChatFormat:
+    """The tokenizer and chat template that a bundle carries."""
+    from exporters.bundle import read_manifest
+    from toolkit.models import load_tokenizer
+
+    manifest = read_manifest(bundle)
+    base = BaseModel(str(bundle), bundle, manifest.base_model.sha256, manifest.base_model.licence)
+    return ChatFormat(load_tokenizer(base), manifest.tokens.stop)
+
+
+def _benchmark_stage(run: _Run, bundle: Stage) -> Any:
+    from benchmarks.protocol import benchmark
+    from benchmarks.results import read_result, write_result
+    from runtimes.devices import parse_device
+
+    settings = run.recipe.bench
+
+    def work(folder: Path) -> None:
+        result = benchmark(
+            bundle.folder,
+            parse_device(settings.device),
+            threads=settings.threads,
+            prompt_tokens=settings.prompt_tokens,
+            decode_tokens=settings.decode_tokens,
+            repeats=settings.repeats,
+            warmup=settings.warmup,
+            progress=run.progress,
+        )
+        write_result(result, folder / "result.json")
+
+    stage = run.folder.stage("benchmark", {"bundle": bundle.key, "bench": settings.as_dict()}, work)
+    return read_result(stage.folder / "result.json")
+
+
+def _finish_manifest(bundle: Path, verification: Mapping[str, Any]) -> None:
+    from exporters.bundle import read_manifest, write_manifest
+
+    manifest = read_manifest(bundle)
+    if manifest.verification != verification:
+        write_manifest(bundle, replace(manifest, verification=dict(verification)))
+
+
+def _metric_failures(result: RunResult) -> list[str]:
+    lost, limit = result.metric_loss, result.recipe.verify.max_metric_loss
+    if lost is None or lost <= limit:
+        return []
+    return [f"{result.task.primary_metric} is worse in the bundle by {lost:.3f}, wanted at most {limit:g}"]
+
+
+def _identity(run: _Run) -> dict[str, Any]:
+    return {
+        "model": run.base.sha256,
+        "task": run.task.as_dict(),
+        "profile": run.profile.digest(),
+        "seed": run.recipe.seed,
+    }
+
+
+def _write_report(result: RunResult, base: BaseModel, command: str | None) -> None:
+    from benchmarks.report import write_report
+    from toolkit.run_report import report_of
+
+    write_report(result.report, report_of(result, base, command))

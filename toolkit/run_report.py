@@ -1,0 +1,147 @@
+"""A run's outcome as the report's data."""
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from benchmarks.report import (
+    Arm,
+    Augmentation,
+    Check,
+    Curve,
+    ExportedFile,
+    Query,
+    Report,
+    TaskFacts,
+    Verification,
+)
+from exporters.bundle import Manifest, read_manifest
+from toolkit import __version__
+from toolkit.finetune import REAL
+from toolkit.models import BaseModel
+from toolkit.quality import ARTIFACT, BASE, HISTORY, Answers
+
+if TYPE_CHECKING:
+    from benchmarks.report_data import Role
+    from toolkit.pipeline import RunResult
+
+
+def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Report:
+    """Everything that the run found, for one page."""
+    manifest = read_manifest(result.bundle)
+    task, metric = result.task, result.task.primary_metric
+    return Report(
+        title=f"{result.profile.user_id}: {task.description}",
+        user=result.profile.user_id,
+        task=TaskFacts(task.name, task.description, metric, task.higher_is_better(metric)),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        arms=tuple(_arm(arm, manifest) for arm in result.arms),
+        shipped="adapter" if result.finetuning.chosen == REAL else "synthetic",
+        queries=tuple(Query(query.input, query.output) for query in result.profile.queries),
+        curves=tuple(
+            Curve(f"adapter ({adapter.name})", tuple(adapter.step_losses))
+            for adapter in result.finetuning.adapters
+        ),
+        augmentation=_augmentation(result),
+        files=tuple(
+            ExportedFile(
+                file.path, file.bytes, manifest.precision.name if file.path.endswith(".data") else ""
+            )
+            for file in manifest.files
+        ),
+        float_bytes=4 * manifest.base_model.parameters,
+        verification=_verification(result),
+        benchmark=result.benchmark,
+        environment={
+            "EdgePLM": __version__,
+            **{name: version(name) for name in ("torch", "transformers", "peft", "onnxruntime-genai")},
+        },
+        provenance={
+            "Base model": base.source,
+            "Base weights, sha256": base.sha256,
+            "Licence of the base": base.licence,
+            "Profile, sha256": result.profile.digest(),
+            "Training examples": f"{manifest.provenance.real_examples} real, "
+            f"{manifest.provenance.synthetic_examples} synthetic",
+            "Teacher": manifest.provenance.teacher or "none",
+            "Adapter in the bundle": f"{result.finetuning.chosen}: {result.finetuning.reason}",
+            "Seed": str(result.recipe.seed),
+        },
+        command=command,
+        caveats=tuple(_caveats(result)),
+    )
+
+
+def _arm(arm: Answers, manifest: Manifest) -> Arm:
+    roles: dict[str, tuple[str, Role]] = {
+        BASE: ("base model", "base"),
+        HISTORY: ("base + retrieved history", "history"),
+        ARTIFACT: (f"{manifest.precision.name} bundle, in its runtime", "artifact"),
+    }
+    name, role = roles.get(arm.arm, (arm.arm, "adapter" if arm.arm == f"adapter ({REAL})" else "synthetic"))
+    return Arm(name, role, arm.metrics, tuple(arm.per_query), tuple(arm.answers))
+
+
+def _augmentation(result: "RunResult") -> Augmentation | None:
+    made = result.augmentation
+    return made and Augmentation(made.asked, made.answered, dict(made.dropped), len(made.kept))
+
+
+def _verification(result: "RunResult") -> Verification | None:
+    found = result.verification
+    survival = found.get("survival")
+    if survival is None:
+        return None
+    limits = found["thresholds"]
+    return Verification(
+        checks=(
+            Check(
+                "correlation of the adapter's effect", survival["correlation_mean"], limits["min_correlation"]
+            ),
+            Check("size of the adapter's effect, at least", survival["size_mean"], limits["min_size"]),
+            Check(
+                "size of the adapter's effect, at most",
+                survival["size_mean"],
+                limits["max_size"],
+                at_least=False,
+            ),
+            Check("KL divergence from float, nats", survival["kl_mean"], limits["max_kl"], at_least=False),
+            *_metric_check(result),
+        ),
+        correlation_mean=survival["correlation_mean"],
+        correlation_worst=survival["correlation_worst"],
+        size_ratio=survival["size_mean"],
+        kl=survival["kl_mean"],
+        top1_agreement=survival["same_top_mean"],
+        perplexity_float=found["perplexity_float"],
+        perplexity_artifact=found["perplexity_artifact"],
+        correlations=tuple(survival["correlation"]),
+        sizes=tuple(survival["size"]),
+    )
+
+
+def _metric_check(result: "RunResult") -> list[Check]:
+    lost = result.metric_loss
+    if lost is None:
+        return []
+    name = f"{result.task.primary_metric} lost in the bundle"
+    return [Check(name, lost, result.recipe.verify.max_metric_loss, at_least=False)]
+
+
+def _caveats(result: "RunResult") -> list[str]:
+    notes = list(result.failures)
+    finetuning = result.finetuning
+    queries = len(result.profile.queries)
+    if queries < 30:
+        notes.append(f"{queries} held-out queries of one person: differences between arms are uncertain.")
+    if finetuning.better_than_base is False:
+        notes.append("On the held-out slice of the history the adapter is not better than the base model.")
+    if finetuning.cut or finetuning.dropped:
+        notes.append(
+            f"{len(finetuning.cut)} examples were cut and {len(finetuning.dropped)} dropped for their length."
+        )
+    if any(not adapter.packed for adapter in finetuning.adapters):
+        notes.append("This architecture cannot be trained on packed sequences; padded batches were used.")
+    if result.augmentation and result.augmentation.stopped:
+        notes.append(f"Augmentation stopped early: {result.augmentation.stopped}")
+    return notes
