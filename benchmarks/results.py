@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +11,7 @@ from typing import Any
 from benchmarks.stats import median_interval, percentile
 from toolkit.errors import EdgePLMError
 from toolkit.files import write_atomic
+from toolkit.json_dataclass import read_dataclass
 
 SCHEMA = "edgeplm.benchmark"
 SCHEMA_VERSION = 1
@@ -192,7 +191,7 @@ def result_from_json(text: str, *, where: str = "result") -> Result:
             where=where,
             mend="Run the benchmark again, or use the EdgePLM that wrote it",
         )
-    result = typing.cast(Result, _read(Result, document, "", where))
+    result: Result = read_dataclass(Result, document, where=where, mend="Run the benchmark again")
     try:
         _ = result.statistics
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as fault:
@@ -202,42 +201,3 @@ def result_from_json(text: str, *, where: str = "result") -> Result:
             mend="Run the benchmark again",
         ) from fault
     return result
-
-
-def _read(kind: Any, value: Any, name: str, where: str) -> Any:
-    """`value` as `kind`: a dataclass of this module, a list, a dict, an optional or a scalar."""
-    options = typing.get_args(kind) if isinstance(kind, types.UnionType) else ()
-    if options:
-        if value is None:
-            return None
-        kind = next(option for option in options if option is not type(None))
-    if dataclasses.is_dataclass(kind):
-        members = _expect(dict, value, name or "the document", where)
-        hints = typing.get_type_hints(kind)
-        arguments = {}
-        for member in dataclasses.fields(kind):
-            full = f"{name}.{member.name}" if name else member.name
-            if member.name not in members:
-                raise EdgePLMError(f"field {full} is missing", where=where, mend="Run the benchmark again")
-            arguments[member.name] = _read(hints[member.name], members[member.name], full, where)
-        return typing.cast(Any, kind)(**arguments)
-    if typing.get_origin(kind) is list:
-        (item,) = typing.get_args(kind)
-        found = _expect(list, value, name, where)
-        return [_read(item, each, f"{name}[{index}]", where) for index, each in enumerate(found)]
-    if kind is Any:
-        return value
-    if typing.get_origin(kind) is dict:
-        item = typing.get_args(kind)[1]
-        found = _expect(dict, value, name, where)
-        return {key: _read(item, each, f"{name}.{key}", where) for key, each in found.items()}
-    return _expect((int, float) if kind is float else kind, value, name, where)
-
-
-def _expect(kind: Any, value: Any, name: str, where: str) -> Any:
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return value
-    wanted = "a number" if isinstance(kind, tuple) else kind.__name__
-    raise EdgePLMError(
-        f"field {name} is {value!r:.60}, expected {wanted}", where=where, mend="Run the benchmark again"
-    )

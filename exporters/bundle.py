@@ -7,15 +7,14 @@ torch or a runtime. Nothing in a bundle is code and nothing is unpickled.
 import dataclasses
 import json
 import os
-import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from toolkit.errors import BundleError
 from toolkit.files import sha256_of, write_atomic
+from toolkit.json_dataclass import read_dataclass
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -199,7 +198,9 @@ def read_manifest(folder: Path) -> Manifest:
             where=str(path),
             mend="Export the bundle again, or use the EdgePLM that made it",
         )
-    manifest = typing.cast(Manifest, _build(Manifest, data, "", str(path)))
+    manifest: Manifest = read_dataclass(
+        Manifest, data, where=str(path), mend="Export the bundle again", error=BundleError
+    )
     seen: set[PurePosixPath] = set()
     for index, entry in enumerate(manifest.files):
         where = f"{path}, files[{index}].path"
@@ -280,54 +281,3 @@ def open_bundle(folder: Path, *, hashes: bool = True) -> Manifest:
     manifest = read_manifest(folder)
     verify_files(folder, manifest, hashes=hashes)
     return manifest
-
-
-def _build(kind: Any, value: Any, name: str, where: str) -> Any:
-    """Turn JSON into `kind` (a dataclass, list, dict, union or scalar); unknown keys are ignored so that a
-    later minor addition does not break this reader."""
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        options = typing.get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        return _build(next(option for option in options if option is not type(None)), value, name, where)
-    if kind is Any:
-        return value
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, name, where)
-    if origin is list:
-        (item,) = typing.get_args(kind)
-        return [
-            _build(item, each, f"{name}[{i}]", where)
-            for i, each in enumerate(_expect(list, value, name, where))
-        ]
-    if origin is dict:
-        item = typing.get_args(kind)[1]
-        members = _expect(dict, value, name, where).items()
-        return {key: _build(item, each, f"{name}.{key}", where) for key, each in members}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
-        return float(value)
-    return _expect(kind, value, name, where)
-
-
-def _build_dataclass(kind: Any, value: Any, name: str, where: str) -> Any:
-    data: Mapping[str, Any] = _expect(dict, value, name or "the manifest", where)
-    hints = typing.get_type_hints(kind)
-    arguments = {}
-    for member in dataclasses.fields(kind):
-        full = f"{name}.{member.name}" if name else member.name
-        if member.name in data:
-            arguments[member.name] = _build(hints[member.name], data[member.name], full, where)
-        elif member.default is dataclasses.MISSING and member.default_factory is dataclasses.MISSING:
-            raise BundleError(f"field {full} is missing", where=where, mend="Export the bundle again")
-    return kind(**arguments)
-
-
-def _expect(kind: type, value: Any, name: str, where: str) -> Any:
-    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
-    raise BundleError(
-        f"field {name} is {value!r:.60}, expected {kind.__name__}",
-        where=where,
-        mend="Export the bundle again",
-    )

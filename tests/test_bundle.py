@@ -297,7 +297,7 @@ def test_missing_field_deeper_in(bundle):
         (lambda data: data.update(tokens=None), "field tokens is None, expected dict"),
         (lambda data: data["tokens"].update(stop=[1, "2"]), "field tokens.stop[1] is '2', expected int"),
         (lambda data: data["tokens"].update(bos="x"), "field tokens.bos is 'x', expected int"),
-        (lambda data: data["precision"].update(bits_per_weight=True), "expected float"),
+        (lambda data: data["precision"].update(bits_per_weight=True), "expected a number"),
         (lambda data: data["runtime"].update(made_with={"onnx": 1}), "field runtime.made_with.onnx is 1"),
         (lambda data: data.update(task=[]), "field task is [], expected dict"),
         (lambda data: data["golden"][0].update(top_logits=["nan"]), "field golden[0].top_logits[0]"),

@@ -84,7 +84,7 @@ def _arm(arm: Answers, manifest: Manifest) -> Arm:
 
 def _augmentation(result: "RunResult") -> Augmentation | None:
     made = result.augmentation
-    return made and Augmentation(made.asked, made.answered, dict(made.dropped), len(made.kept))
+    return Augmentation(made.asked, made.answered, dict(made.dropped), len(made.kept)) if made else None
 
 
 def _verification(result: "RunResult") -> Verification | None:
