@@ -209,7 +209,7 @@ def base_twin(
     open_engine: Callable[[Path], EngineLike],
     progress: Progress = SILENT,
 ) -> Path:
-    """The unpersonalised base, exported the same way and kept in `cache`: what survival is measured against."""
+    """The unpersonalised base, exported the same way and kept in `cache`: survival is measured against it."""
     key = "-".join(
         [
             job.base.sha256[:16],

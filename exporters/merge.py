@@ -12,7 +12,7 @@ from toolkit.files import sha256_of
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter folder says of itself."""
+    """What an adapter folder says of itself; `targets` are kinds of layers, such as q_proj."""
 
     rank: int
     alpha: float
@@ -42,7 +42,8 @@ def read_adapter(folder: Path) -> AdapterFacts:
     return AdapterFacts(
         rank,
         alpha,
-        [targets] if isinstance(targets, str) else sorted(targets),
+        # PEFT writes out every layer's own name for all-linear.
+        [targets] if isinstance(targets, str) else sorted({name.rpartition(".")[2] for name in targets}),
         config.get("base_model_name_or_path"),
         sha256_of(weights),
     )

@@ -5,13 +5,15 @@ time `t`. Standard library, numpy and the runtime only. Token ids for latency co
 sequence, so every run of a model does the same work. All times are in seconds.
 """
 
+import ctypes
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 AGENT_VERSION = 1
 TOKEN_SEED = 20260
+END_WITH_PARENT = "--end-with-parent="
+_PR_SET_PDEATHSIG = 1  # prctl(2); the parent is the thread that started us, so it must stay
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-genai", "executorch")
 
 Emit = Callable[..., None]
@@ -199,9 +203,23 @@ def claim_stdout() -> TextIO:
     return os.fdopen(samples, "w", encoding="utf-8")
 
 
+def _end_with_parent(parent: int) -> None:
+    """Have Linux kill this process once its parent is gone, however that ended; elsewhere do nothing."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we could ask
+        raise SystemExit(1)
+
+
 def main(open_engine: OpenEngine | None = None) -> int:
-    """Run the plan on standard input; 0 when it is done, 1 after an error that a sample tells of."""
+    """Run the plan on standard input; 0 when it is done, 1 after an error that a sample tells of.
+
+    With the argument --end-with-parent=PID it never outlives that program, which must have started it.
+    """
     samples = Samples(claim_stdout())
+    for argument in sys.argv[1:]:
+        if argument.startswith(END_WITH_PARENT):
+            _end_with_parent(int(argument.removeprefix(END_WITH_PARENT)))
     try:
         try:
             plan = plan_from_dict(json.load(sys.stdin))

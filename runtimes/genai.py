@@ -35,7 +35,7 @@ class GenAIEngine(Engine):
             if threads is not None:
                 options = {"intra_op_num_threads": threads}
                 config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
-            self._model = og.Model(config)
+            self._model: Any = og.Model(config)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BundleError(
                 f"onnxruntime-genai {self.version} cannot load it ({_first_line(error)})",
@@ -65,7 +65,7 @@ class GenAIEngine(Engine):
 
     def close(self) -> None:
         self._generator = None
-        del self._model
+        self._model = None
 
     def _start(self, ids: Sequence[int]) -> Any:
         self.check_length(ids)

@@ -47,6 +47,7 @@ def test_a_good_example_is_kept_in_the_tasks_own_form():
         (Candidate("Nice.", "4"), "the input: 5 characters, and the person's have"),
         (Candidate("Nice. " * 40, "4"), "the input: 240 characters"),
         (Candidate("", "{", "not valid JSON"), "not valid JSON"),
+        (Candidate(GOOD + "\ud83d", "4"), "half a character"),
     ],
 )
 def test_format(candidate, reason):
@@ -187,13 +188,6 @@ def test_a_history_that_is_not_of_answers_has_no_targets():
 
 
 def test_the_next_labels_are_those_that_are_missing():
-    assert next_labels({"1": 3, "5": 1}, 4) == ["1", "1", "5", "1"] or sorted(
-        next_labels({"1": 3, "5": 1}, 4)
-    ) == [
-        "1",
-        "1",
-        "1",
-        "5",
-    ]
-    assert "2" not in next_labels({"1": 1, "2": 0}, 6)
+    assert sorted(filter(None, next_labels({"1": 3, "5": 1}, 4))) == ["1", "1", "1", "5"]
+    assert next_labels({"1": 1, "2": 0}, 3) == ["1", "1", "1"]
     assert next_labels(None, 2) == [None, None]

@@ -58,6 +58,12 @@ def test_a_pattern_for_a_label_ends_where_a_new_input_begins():
     assert request.begun.split("Text: ")[1] + " " not in content(request).removesuffix(request.begun)
 
 
+@pytest.mark.parametrize("shots", [1, 2, 4])
+def test_a_pattern_never_shows_more_shots_than_asked(shots):
+    for request in requests(rater((1, 2, 0, 3, 9)), RATING, "pattern", ["1", "2", "4", "5"], shots=shots):
+        assert len(request.messages) <= 2 * shots + 2
+
+
 def test_a_pattern_for_a_rare_label_is_filled_up_with_others_first():
     (request,) = requests(rater((1, 0, 0, 2, 5)), RATING, "pattern", ["1"])
     shown = [message["content"].split("\n")[0] for message in request.messages[1:-1:2]]

@@ -111,7 +111,7 @@ def test_a_pattern_teacher_goes_on_with_the_persons_examples():
     )
     settings = recipe(examples=5, near_duplicate=1.0)
     done = augment(rater((3, 0, 0, 2, 5)), RATING, teacher, settings, seed=0)
-    assert sorted(example.output for example in done.kept) == ["1", "4", "5", "5", "5"] or len(done.kept) == 5
+    assert sorted(example.output for example in done.kept) == ["1", "4", "5", "5", "5"]
     assert all(example.input.endswith("came and I have it still.") for example in done.kept)
     assert all(messages[-1]["role"] == "assistant" for messages, _ in teacher.asked)
     assert len({seed for _, seed in teacher.asked}) == len(teacher.asked)
@@ -221,7 +221,7 @@ def test_a_teacher_that_fails_midway_keeps_what_was_good(tmp_path):
 
 
 def test_a_teacher_that_never_answers_is_an_error():
-    with pytest.raises(TeacherError, match="scripted: cannot be reached. Try again later"):
+    with pytest.raises(TeacherError, match=r"scripted: cannot be reached\. Try again later"):
         augment(writer(), REWRITE, ScriptedTeacher(lambda *_: failure()), recipe(), seed=1)
 
 

@@ -58,7 +58,9 @@ def manifest_of(folder: Path) -> Manifest:
         tokens=TokenInfo(384, [1, 2], bos=0),
         chat_template="{{ messages }}",
         files=list_files(folder),
-        adapters=[AdapterInfo("maud", "attached", "cd" * 32, 8, 16.0, ["q_proj"], "adapters/maud.onnx_adapter")],
+        adapters=[
+            AdapterInfo("maud", "attached", "cd" * 32, 8, 16.0, ["q_proj"], "adapters/maud.onnx_adapter")
+        ],
         task={"name": "lamp-3", "labels": ["1", "2"]},
         provenance=Provenance(10, 30, 0.75, "local", "ef" * 32),
         verification={"passed": True, "survival": None},
@@ -209,7 +211,9 @@ def test_a_file_listed_twice(bundle, again):
     assert f"lists {again} twice" in refused(bundle)
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "pytorch_model.bin", "x.pt", "x.py", "lib.so", "noname", "x.PKL"])
+@pytest.mark.parametrize(
+    "name", ["model.pkl", "pytorch_model.bin", "x.pt", "x.py", "lib.so", "noname", "x.PKL"]
+)
 def test_a_forbidden_kind_of_file(bundle, name):
     (bundle / name).write_bytes(b"\x80\x04")
     with pytest.raises(BundleError, match="may not hold") as raised:

@@ -1,5 +1,7 @@
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -137,3 +139,29 @@ def test_the_stock_agent_starts_from_any_folder(tmp_path, monkeypatch):
         parse_device("local").run(Plan(bundle=str(tmp_path / "nowhere"), repeats=1))
     assert "step load" in str(caught.value)
     assert "nowhere: no such folder" in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
+@pytest.mark.parametrize("moment", ["while it starts", "while it waits"])
+def test_the_agent_never_outlives_the_program_that_started_it(moment: str) -> None:
+    """Killed with SIGKILL, a host cannot clean up: an agent left behind would eat the next run's memory."""
+    program = (
+        "import subprocess, sys, time\n"
+        "from runtimes.devices.local import LocalDevice\n"
+        "agent = subprocess.Popen(LocalDevice().agent, stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "print(agent.pid, flush=True)\n"
+        "time.sleep(120)\n"
+    )
+    host = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert host.stdout is not None
+    agent = Path("/proc") / host.stdout.readline().strip()
+    if moment == "while it waits":
+        time.sleep(2)
+    assert agent.exists()
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    deadline = time.monotonic() + 30
+    while agent.exists() and "Z (zombie)" not in (agent / "status").read_text():
+        assert time.monotonic() < deadline, "the agent is still there"
+        time.sleep(0.05)

@@ -105,7 +105,9 @@ def test_query_prompts_are_cut_to_the_limit_or_name_the_query(chat: ChatFormat) 
     prompts = query_prompts(TASK, chat, queries, 200)
     assert len(prompts[0]) <= 200
     assert prompts[1] == chat.prompt(TASK.render("fine"))
-    with pytest.raises(EdgePLMError, match=r"query q7: the instruction alone is longer than 10 tokens\. Raise"):
+    with pytest.raises(
+        EdgePLMError, match=r"query q7: the instruction alone is longer than 10 tokens\. Raise"
+    ):
         query_prompts(TASK, chat, queries, 10)
 
 

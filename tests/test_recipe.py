@@ -70,7 +70,7 @@ def test_the_commented_file_holds_overrides_and_still_names_the_defaults(tmp_pat
     text = commented_yaml("me.jsonl", "LaMP-3", {"finetune.epochs": "3", "user": "0012", "seed": 7})
     recipe = read_recipe(written(tmp_path, text))
     assert (recipe.finetune.epochs, recipe.user, recipe.seed) == (3, "0012", 7)
-    assert "  # Default: 4. Accepted: whole number at least 1.\n  epochs: 3\n" in text
+    assert "  # Default: 6. Accepted: whole number at least 1.\n  epochs: 3\n" in text
 
 
 def test_every_field_of_the_commented_file_has_its_help(tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def test_fields_are_replaced_by_yaml_text() -> None:
     assert changed.seed == 7
     back = replace_fields(changed, {"user": "null", "bench.threads": "", "profile": '"quo\\u0074ed"'})
     assert (back.user, back.bench.threads, back.profile) == (None, None, "quoted")
-    assert DEFAULTS.finetune.epochs == 4
+    assert DEFAULTS.finetune.epochs == 6
 
 
 def test_nothing_replaced_is_the_same_recipe(tmp_path: Path) -> None:

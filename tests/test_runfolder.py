@@ -106,7 +106,8 @@ def test_a_stage_with_other_inputs_is_run_again_and_replaced_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", [{"a": 1, "b": {"c": 3}}, {"a": 1}, {"a": 1, "b": {"c": "2"}}, {"a": 1, "b": {"c": 2}, "d": None}]
+    "other",
+    [{"a": 1, "b": {"c": 3}}, {"a": 1}, {"a": 1, "b": {"c": "2"}}, {"a": 1, "b": {"c": 2}, "d": None}],
 )
 def test_every_input_counts(tmp_path, other):
     work = Counted()

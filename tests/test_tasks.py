@@ -407,16 +407,14 @@ def test_a_file_that_is_not_utf_8(tmp_path):
 
 
 def test_a_task_that_is_not_there():
-    with pytest.raises(
-        TaskError, match=r"lamp-33: 1 problem.*\n.*no such task; accepted: lamp-1, .*did you mean lamp-3"
-    ):
+    with pytest.raises(TaskError, match=r"lamp-33: no such task; accepted: lamp-1, .*did you mean lamp-3"):
         load_task("lamp-33")
     with pytest.raises(TaskError, match=r"mine\.yaml: 1 problem.*\n.*no such file.*\n.*Check the path"):
         load_task("mine.yaml")
 
 
 def test_a_dict_with_problems_says_which_task():
-    with pytest.raises(TaskError, match=r"task own: 1 problem.*\n.*prompt: found nothing"):
+    with pytest.raises(TaskError, match=r"task own: prompt: found nothing"):
         Task.from_dict({"name": "own"})
 
 

@@ -6,6 +6,7 @@ are not the identity, so that an exporter which drops or shifts a norm is caught
 """
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def tiny_base(tmp_path: Path, arch: str = "llama", *, seed: int = 0) -> Any:
     return resolve_model(str(tiny_model_folder(tmp_path, arch, seed=seed)))
 
 
-def tiny_adapter(base: Any, folder: Path, *, targets: str | list[str] = "all-linear", size: float = 0.05) -> Path:
+def tiny_adapter(
+    base: Any, folder: Path, *, targets: str | list[str] = "all-linear", size: float = 0.05
+) -> Path:
     """A LoRA adapter of rank 4 for `base` with random weights in both matrices, as PEFT saves it."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -115,6 +118,35 @@ def tiny_adapter(base: Any, folder: Path, *, targets: str | list[str] = "all-lin
                 weight.normal_(std=size)
     model.save_pretrained(folder, save_embedding_layers=False)
     return folder
+
+
+@dataclass(frozen=True)
+class Personal:
+    """A tiny base with a random adapter, and the float model that both make together."""
+
+    base: Any
+    adapter: Path
+    chat: Any
+    model: Any
+
+    def job(self, **changes: Any) -> Any:
+        """An export of it in float32 with a context of 160 tokens."""
+        from exporters.export import ExportJob
+        from exporters.merge import read_adapter
+
+        job = ExportJob(self.base, "fp32", 160, "anna", read_adapter(self.adapter), {"name": "rewrite"})
+        return replace(job, **changes)
+
+
+def tiny_personal(folder: Path, arch: str = "llama") -> Personal:
+    """A tiny base of `arch` with a random adapter, in `folder`."""
+    from exporters.merge import merge_adapter
+    from toolkit.finetune import open_chat
+    from toolkit.models import load_model
+
+    base = tiny_base(folder, arch)
+    adapter = tiny_adapter(base, folder / "adapter")
+    return Personal(base, adapter, open_chat(base), merge_adapter(load_model(base), adapter))
 
 
 def _random_model(arch: str, **token_ids: int) -> tuple[Any, dict[str, Any]]:

@@ -56,14 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         if error.errno == errno.EPIPE:  # the reader of our output went away
             sys.stderr.close()
             sys.exit(0)
-        if error.errno not in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EACCES,
-            errno.EROFS,
-            errno.ENOTDIR,
-            errno.EISDIR,
-        ):
+        if error.errno is None:  # some library's, and not about a file
             raise
         place = f"{error.filename}: " if error.filename else ""
         click.echo(f"Error: {place}{error.strerror}. Nothing half-written was kept.", err=True)

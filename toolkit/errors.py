@@ -24,15 +24,18 @@ class EdgePLMError(Exception):
 
 
 class RecipeError(EdgePLMError):
-    """A recipe with one or more problems; all of them are in `problems`."""
+    """A recipe with one or more problems; all of them are in `problems`, several are shown a line each."""
 
     def __init__(self, problems: Sequence[str], *, where: str | None = None, mend: str | None = None) -> None:
         self.problems = list(problems)
-        count = len(self.problems)
+        if len(self.problems) == 1:
+            super().__init__(self.problems[0], where=where, mend=mend)
+            return
         listed = "".join(f"\n  - {problem}" for problem in self.problems)
-        super().__init__(
-            f"{count} problem{'s' if count != 1 else ''}{listed}", where=where, mend=mend and f"\n{mend}"
-        )
+        super().__init__(f"{len(self.problems)} problems{listed}", where=where, mend=mend)
+        place = f"{where}: " if where else ""
+        advice = f"\n{mend}" if mend else ""
+        self.args = (f"{place}{self.what}{advice}",)
 
 
 class ProfileError(EdgePLMError):

@@ -19,19 +19,20 @@ def sha256_of(path: Path) -> str:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write `content` (text as UTF-8) beside `path` and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with _named_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def refuse_to_overwrite(target: Path, force: bool) -> None:
@@ -54,8 +55,9 @@ def staged_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))  # "." has no name to put the temporary folder beside
     refuse_to_overwrite(target, force)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    with _named_in_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         yield staging
         os.chmod(staging, 0o777 & ~_umask())
@@ -81,6 +83,16 @@ def _replace_directory(new: Path, target: Path) -> None:
             raise
     finally:
         shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextmanager
+def _named_in_errors(target: Path) -> Iterator[None]:
+    """Let the system's errors name `target`, not the temporary file beside it."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(target), None
+        raise
 
 
 def _umask() -> int:

@@ -282,20 +282,26 @@ def _read_gguf(gguf: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 
 
 def check_gguf(path: Path) -> None:
-    """ModelError if the file is no GGUF or its tensors end before the header says."""
+    """ModelError if the file is no GGUF or ends before its header and tensors do."""
     from gguf import GGUFReader
 
+    class WholeReader(GGUFReader):  # type: ignore[misc]
+        """The library's reader pads what lies behind the file's end, and loops over lengths it finds there."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **more: Any) -> Any:
+            found = super()._get(offset, dtype, count, *order, **more)
+            if len(found) != count:
+                raise EOFError(f"it ends at byte {len(self.data)}, not all of it is there")
+            return found
+
     try:
-        reader = GGUFReader(path)
-        end = max((int(tensor.data_offset + tensor.n_bytes) for tensor in reader.tensors), default=0)
-    except (ValueError, KeyError, IndexError, EOFError, OSError, UnicodeDecodeError, OverflowError) as error:
+        tensors = WholeReader(path).tensors
+    except (ValueError, LookupError, EOFError, OSError, ArithmeticError, TypeError, RecursionError) as error:
         raise ModelError(
             f"is cut short or damaged ({_first_line(error)})", where=str(path), mend="Fetch the file again"
         ) from error
-    if end == 0 or end > path.stat().st_size:
-        raise ModelError(
-            "is cut short: its tensors are not all there", where=str(path), mend="Fetch the file again"
-        )
+    if not tensors:
+        raise ModelError("is cut short: it holds no tensors", where=str(path), mend="Fetch the file again")
 
 
 def write_plain_rope_theta(folder: Path) -> None:

@@ -374,6 +374,7 @@ def _benchmark_stage(run: _Run, bundle: Stage) -> Any:
             decode_tokens=settings.decode_tokens,
             repeats=settings.repeats,
             warmup=settings.warmup,
+            settle_seconds=settings.settle,
             progress=run.progress,
         )
         write_result(result, folder / "result.json")

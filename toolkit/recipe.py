@@ -32,6 +32,7 @@ __all__ = [
     "VerifyRecipe",
     "commented_yaml",
     "is_endpoint",
+    "is_path",
     "read_recipe",
     "recipe_from_dict",
     "recipe_reference",
@@ -108,7 +109,7 @@ class Recipe(Settings):
         """A model source, task or teacher: made absolute if it is written as a path, else as it is."""
         if source.startswith("local:"):
             return f"local:{self.resolve_source(source.removeprefix('local:'))}"
-        return str(self.resolve(source)) if _is_path(source) else source
+        return str(self.resolve(source)) if is_path(source) else source
 
     @property
     def profile_path(self) -> Path:
@@ -191,7 +192,7 @@ def recipe_reference() -> str:
     return f"{_REFERENCE_INTRODUCTION}\n{markdown_tables(Recipe, 'Top level')}"
 
 
-def _is_path(source: str) -> bool:
+def is_path(source: str) -> bool:
     """Whether a model source or task is written as a path."""
     return source.startswith((".", "/", "~")) or source.endswith((".gguf", ".yaml", ".yml"))
 

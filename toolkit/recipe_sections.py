@@ -116,8 +116,8 @@ class FinetuneRecipe(Settings):
         "Target modules: names of linear layers such as q_proj, or all-linear for all but the output head.",
     )
     learning_rate: float = setting(5e-4, "Peak learning rate.", above=0)
-    epochs: int = setting(4, "Passes over the training examples.", at_least=1)
-    batch_size: int = setting(8, "Examples in one optimiser step.", at_least=1)
+    epochs: int = setting(6, "Passes over the training examples.", at_least=1)
+    batch_size: int = setting(4, "Examples in one optimiser step.", at_least=1)
     warmup: float = setting(
         0.1, "Share of all steps in which the learning rate rises from 0 to its peak.", at_least=0, below=1
     )
@@ -130,9 +130,16 @@ class FinetuneRecipe(Settings):
     )
     validation: float = setting(
         0.2,
-        "Share of the history held out of training to choose between adapters; the queries never take part.",
+        "Share of the history held out of training, to stop in time and to choose between adapters; the "
+        "queries never take part.",
         at_least=0,
         at_most=0.5,
+    )
+    patience: int = setting(
+        3,
+        "Epochs in a row without a lower loss on the held-out part of the history after which training "
+        "stops; 0 never stops early. The best epoch's adapter is kept either way.",
+        at_least=0,
     )
     synthetic_weight: float = setting(
         1.0, "Weight of a synthetic example's loss; a real example's is 1.", above=0
@@ -226,3 +233,9 @@ class BenchRecipe(Settings):
     decode_tokens: int = setting(64, "Tokens decoded after the prompt.", at_least=1)
     repeats: int = setting(5, "Measured repetitions.", at_least=1)
     warmup: int = setting(1, "Repetitions before these, which are discarded.", at_least=0)
+    settle: float = setting(
+        30.0,
+        "Longest wait, in seconds, for the machine to be at rest before the first measurement; one that does "
+        "not come to rest is measured all the same and marked invalid.",
+        at_least=0,
+    )

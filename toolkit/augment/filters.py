@@ -132,6 +132,8 @@ class Sieve:
     def _read(self, candidate: Candidate) -> Candidate | Refusal:
         if candidate.problem:
             return Refusal("format", candidate.problem)
+        if any("\ud800" <= each <= "\udfff" for each in candidate.input + candidate.output):
+            return Refusal("format", "holds half a character (a lone surrogate)")
         output = self._task.parse(candidate.output) if self._has_label else candidate.output
         if output is None:
             return Refusal("format", f"the output {candidate.output[:40]!r} is none of the task's labels")

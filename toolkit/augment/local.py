@@ -12,6 +12,8 @@ from toolkit.errors import TeacherError
 if TYPE_CHECKING:
     from toolkit.profiles import Example
 
+# Nucleus. At 0.95 a model of 135 M parameters loses the thread and the person's habits; at 0.7 it keeps both.
+_TOP_P = 0.7
 _MARKER_TOKENS = 24
 _LEAST_ROOM = 64
 _UNKNOWN_CONTEXT = 2048
@@ -33,7 +35,7 @@ class LocalTeacher:
         name: str,
         style: Style = "pattern",
         temperature: float = 0.9,
-        top_p: float = 0.95,
+        top_p: float = _TOP_P,
         max_new_tokens: int = 256,
         batch_size: int = 8,
     ) -> None:
@@ -117,15 +119,23 @@ class LocalTeacher:
             eos_token_id=self._chat.stop,
             pad_token_id=padding,
         )
-        with _evaluating(self._model), torch.inference_mode():
-            answers = self._model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=settings,
-                logits_processor=LogitsProcessorList(
-                    [NoCopying(width), Sampler(seeds, self._temperature, self._top_p)]
-                ),
-            )
+        rules = [NoCopying(width), Sampler(seeds, self._temperature, self._top_p)]
+        try:
+            with _evaluating(self._model), torch.no_grad():
+                answers = self._model.generate(
+                    input_ids=ids.to(device),
+                    attention_mask=mask.to(device),
+                    generation_config=settings,
+                    logits_processor=LogitsProcessorList(rules),
+                )
+        except RuntimeError as error:  # what torch raises, on any device, where memory runs out
+            if "memory" not in str(error):
+                raise
+            raise TeacherError(
+                f"there is not enough memory for {len(prompts)} answers at a time",
+                where=self.name,
+                mend="Lower augment.shots, or choose a smaller teacher",
+            ) from error
         return [row[width:].tolist() for row in answers]
 
     def _completion(self, prompt: list[int], new: list[int], notes: tuple[str, ...]) -> Completion:

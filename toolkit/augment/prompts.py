@@ -112,7 +112,7 @@ class PromptWriter:
         same = [example for example in self._history if self._task.gold(example.output) == label]
         spare = len(same) > self._shots
         alike = self._deal(label, min(self._shots + spare, len(same)), "pattern")
-        if spare and len(alike) > _FEWEST_SHOTS:
+        if spare and len(alike) > min(_FEWEST_SHOTS, self._shots):
             return alike[:-1], " ".join(alike[-1].input.split()[:_OPENING_WORDS])
         fill = max(0, min(_FEWEST_SHOTS, self._shots) - len(alike))
         others = [each for each in self._deal(None, fill + len(alike), "pattern") if each not in alike]

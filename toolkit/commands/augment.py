@@ -72,8 +72,8 @@ def command(
     )
     with staged_directory(out, force=force) as staging:
         write_augmentation(made, staging)
-    counts = {"asked": made.asked, "answered": made.answered, **{f"dropped: {k}": v for k, v in made.dropped.items()},
-              "kept": len(made.kept)}  # fmt: skip
+    dropped = {f"dropped: {name}": count for name, count in made.dropped.items()}
+    counts = {"asked": made.asked, "answered": made.answered, **dropped, "kept": len(made.kept)}
     if as_json:
         print_json({**counts, "teacher": made.teacher, "out": str(out), "stopped": made.stopped})
         return

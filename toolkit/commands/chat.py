@@ -14,8 +14,10 @@ from toolkit.commands.common import bundle_argument
 @bundle_argument
 @click.option("--prompt", metavar="TEXT", help="Answer this one message and end.")
 @click.option("--plain", is_flag=True, help="Send messages as they are, without the task's instruction.")
-@click.option("--max-new-tokens", type=int, default=200, show_default=True)
-@click.option("--threads", type=int, help="CPU threads  [default: the runtime's choice].")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), metavar="N", default=200, show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: the runtime's choice]."
+)
 def command(bundle: Path, prompt: str | None, plain: bool, max_new_tokens: int, threads: int | None) -> None:
     """Answer messages with BUNDLE, here and offline.
 

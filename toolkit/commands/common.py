@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,24 +87,40 @@ def print_json(data: Any) -> None:
 
 
 def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None = None) -> None:
-    """Aligned columns within 80 characters; the last column is cut where it must be."""
-    lines = [list(row) for row in rows]
+    """Aligned columns within 80 characters; the last column is cut where it must be, then the widest.
+
+    Line ends and control characters in a cell (a model's answer, a manifest from elsewhere) become blanks.
+    """
+    lines = [[_printable(cell) for cell in row] for row in rows]
     everything = [list(header), *lines] if header else lines
     if not everything:
         return
     widths = [max(len(row[column]) for row in everything) for column in range(len(everything[0]))]
-    room = WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1)
-    widths[-1] = max(8, min(widths[-1], room))
+    room = WIDTH - 2 * (len(widths) - 1)
+    widths[-1] = max(8, min(widths[-1], room - sum(widths[:-1])))
+    while sum(widths) > room:
+        widths[widths.index(max(widths))] -= 1
 
     def line(row: Sequence[str]) -> str:
-        cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
-        last = row[-1] if len(row[-1]) <= widths[-1] else row[-1][: widths[-1] - 1] + "…"
-        return "  ".join([*cells, last]).rstrip()
+        cells = [
+            cell.ljust(width) if len(cell) <= width else cell[: width - 1] + "…"
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        return "  ".join(cells).rstrip()
 
     if header:
         click.echo(click.style(line(header), bold=True))
     for row in lines:
         click.echo(line(row))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def print_paragraph(text: str) -> None:
+    """Text wrapped to 80 columns."""
+    click.echo(textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False))
 
 
 def short_path(path: Path) -> str:

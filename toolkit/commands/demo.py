@@ -7,7 +7,7 @@ import click
 from toolkit.commands.common import PATH, json_option, repeat_command, watch
 from toolkit.commands.outcome import show_outcome
 
-DEFAULT_USER = "maud"
+DEFAULT_USER = "bo"  # the manner shows at a glance
 
 
 @click.command(short_help="The whole job on a person who ships with EdgePLM.")

@@ -1,7 +1,6 @@
 """`edgeplm export`: base model and adapter in, verified bundle out."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -9,12 +8,12 @@ from toolkit.commands.common import (
     PATH,
     force_option,
     json_option,
-    megabytes,
     print_json,
     print_table,
     short_path,
     watch,
 )
+from toolkit.commands.outcome import size_text, verification_rows
 from toolkit.models import DEFAULT_SOURCE
 
 
@@ -22,11 +21,7 @@ from toolkit.models import DEFAULT_SOURCE
 @click.option("--model", metavar="SOURCE", default=DEFAULT_SOURCE, show_default=True, help="Base model.")
 @click.option("--adapter", type=PATH, required=True, help="Adapter folder, in PEFT's own format.")
 @click.option("--out", type=PATH, required=True, help="The bundle's folder.")
-@click.option(
-    "--precision",
-    type=click.Choice(["int4", "int8", "fp32"]),
-    help="Precision of the weights  [default: int4].",
-)
+@click.option("--precision", metavar="NAME", help="int4, int8 or fp32  [default: int4].")
 @click.option(
     "--context-length", type=int, metavar="N", help="Prompt and answer together, in tokens  [default: 1024]."
 )
@@ -102,10 +97,7 @@ def command(
         print_table(
             [
                 ("bundle", short_path(out)),
-                (
-                    "size",
-                    f"{megabytes(manifest.total_bytes)}, {manifest.precision.bits_per_weight:g} bits a weight",
-                ),
+                ("size", size_text(manifest)),
                 ("precision", f"{manifest.precision.name}: {manifest.precision.scheme}"),
                 *verification_rows(found),
             ]
@@ -115,19 +107,3 @@ def command(
     if found["failures"]:
         click.echo("A finer precision keeps more: --precision int8 (or fp32).", err=True)
     return 0 if found["passed"] else 3
-
-
-def verification_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures of a verification, a row each."""
-    rows = []
-    if survival := found.get("survival"):
-        rows += [
-            ("effect kept", f"correlation {survival['correlation_mean']:.3f} (worst {survival['correlation_worst']:.3f}), "
-             f"size {survival['size_mean']:.2f}"),
-            ("KL to float", f"{survival['kl_mean']:.4f} nats, same top token {100 * survival['same_top_mean']:.0f} %"),
-        ]  # fmt: skip
-    rows.append(
-        ("perplexity", f"{found['perplexity_artifact']:.2f} (float {found['perplexity_float']:.2f}), "
-         f"KL {found['kl_neutral']:.3f} on neutral text")
-    )  # fmt: skip
-    return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from toolkit.commands.common import bundle_argument, json_option, megabytes, print_json, print_table
-from toolkit.commands.export import verification_rows
+from toolkit.commands.outcome import verification_rows
 
 
 @click.command(short_help="What is in a bundle.")
@@ -32,10 +32,10 @@ def command(bundle: Path, as_json: bool) -> None:
         ("context", f"{manifest.context_length} tokens"),
         ("task", str((manifest.task or {}).get("name", "none"))),
     ]
-    for adapter in manifest.adapters:
-        rows.append(
-            ("adapter", f"{adapter.name}, {adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}")
-        )
+    rows += [
+        ("adapter", f"{adapter.name}, {adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}")
+        for adapter in manifest.adapters
+    ]
     made = manifest.provenance
     rows.append(("trained on", f"{made.real_examples} real and {made.synthetic_examples} synthetic examples"))
     if manifest.verification:

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from toolkit.commands.common import megabytes, print_json, print_table, short_path
+from toolkit.commands.common import megabytes, print_json, print_paragraph, print_table, short_path
 
 if TYPE_CHECKING:
+    from exporters.bundle import Manifest
     from toolkit.pipeline import RunResult
 
 
@@ -46,46 +47,92 @@ def outcome(result: "RunResult") -> dict[str, Any]:
 
 def _print_outcome(result: "RunResult") -> None:
     from exporters.bundle import read_manifest
-    from toolkit.quality import ARTIFACT, BASE, HISTORY
 
     manifest = read_manifest(result.bundle)
-    task, metric = result.task, result.task.primary_metric
-    arrow = "higher is better" if task.higher_is_better(metric) else "lower is better"
     click.echo()
-    click.echo(click.style(f"{result.profile.user_id}, {task.description}", bold=True))
-    names = {BASE: "before", HISTORY: "before, with history in the prompt",
-             result.chosen_arm.arm: f"after, in float ({result.finetuning.chosen})",
-             ARTIFACT: f"after, in the {manifest.precision.name} bundle"}  # fmt: skip
-    arms = [(names[arm.arm], arm) for arm in result.arms if arm.arm in names and arm.metrics]
-    print_table(
-        [(name, *(f"{value:.3f}" for value in arm.metrics.values())) for name, arm in arms],
-        header=(f"{len(result.profile.queries)} held-out queries ({metric}: {arrow})", *arms[0][1].metrics),
-    ) if arms else click.echo("No held-out query has a gold answer, so nothing could be scored.")
+    click.echo(click.style(f"{result.profile.user_id}: {result.task.description}", bold=True))
+    _print_arms(result, manifest)
     click.echo()
-    survival = result.verification.get("survival") or {}
-    speed = result.benchmark.statistics
-    rows = [
-        ("size", f"{megabytes(manifest.total_bytes)}, {manifest.precision.bits_per_weight:g} bits a weight")
-    ]
-    if survival:
-        rows.append(
-            ("personalisation kept", f"correlation {survival['correlation_mean']:.2f}, size "
-             f"{survival['size_mean']:.2f}, KL {survival['kl_mean']:.3f} nats")
-        )  # fmt: skip
-    rate = next((speed[name] for name in speed if name.startswith("decode_rate_at")), None)
-    if rate is not None and "ttft" in speed:
-        rows.append(
-            ("speed", f"{rate.median:.0f} tokens/s decode, {1000 * speed['ttft'].median:.0f} ms to the first "
-             f"token of {result.recipe.bench.prompt_tokens}")
-        )  # fmt: skip
-    if "peak_rss" in speed:
-        rows.append(("memory", f"{megabytes(int(speed['peak_rss'].median))} peak"))
-    rows += [("report", short_path(result.report)), ("bundle", short_path(result.bundle)),
-             ("adapter", short_path(result.adapter))]  # fmt: skip
-    print_table(rows)
+    rows = [("size", size_text(manifest)), *_kept_rows(result), *_speed_rows(result)]
+    paths = (("report", result.report), ("bundle", result.bundle), ("adapter", result.adapter))
+    print_table([*rows, *((name, short_path(path)) for name, path in paths)])
     if not result.benchmark.validity.valid:
-        click.echo(f"The speed figures are marked invalid: {'; '.join(result.benchmark.validity.reasons)}.")
+        print_paragraph(f"Speed is marked invalid: {'; '.join(result.benchmark.validity.reasons)}.")
     for failure in result.failures:
         click.echo(click.style(f"Check fell short: {failure}", fg="red"), err=True)
     if result.failures:
         click.echo("A finer precision keeps more: --set export.precision=int8 (or fp32).", err=True)
+
+
+def _print_arms(result: "RunResult", manifest: "Manifest") -> None:
+    from toolkit.quality import ARTIFACT, BASE, HISTORY
+
+    names = {
+        BASE: "before",
+        HISTORY: "before, with history in the prompt",
+        result.chosen_arm.arm: f"after, in float ({result.finetuning.chosen})",
+        ARTIFACT: f"after, in the {manifest.precision.name} bundle",
+    }
+    arms = [(names[arm.arm], arm.metrics) for arm in result.arms if arm.arm in names and arm.metrics]
+    if not arms:
+        click.echo("No held-out query has a gold answer, so nothing could be scored.")
+        return
+    metric = result.task.primary_metric
+    direction = "higher" if result.task.higher_is_better(metric) else "lower"
+    print_table(
+        [(name, *(f"{value:.3f}" for value in metrics.values())) for name, metrics in arms],
+        header=(f"{len(result.profile.queries)} held-out queries ({direction} is better)", *arms[0][1]),
+    )
+
+
+def _kept_rows(result: "RunResult") -> list[tuple[str, str]]:
+    survival = result.verification.get("survival")
+    if not survival:
+        return []
+    correlation, size = survival["correlation_mean"], survival["size_mean"]
+    return [
+        ("effect kept", f"correlation {correlation:.2f}, size {size:.2f}, KL {survival['kl_mean']:.3f} nats")
+    ]
+
+
+def _speed_rows(result: "RunResult") -> list[tuple[str, str]]:
+    speed = result.benchmark.statistics
+    rows = []
+    rate = next((speed[name] for name in speed if name.startswith("decode_rate_at")), None)
+    if rate is not None and "ttft" in speed:
+        ttft, prompt = 1000 * speed["ttft"].median, result.recipe.bench.prompt_tokens
+        rows.append(
+            ("speed", f"{rate.median:.0f} tokens/s, first token after {ttft:.0f} ms (prompt of {prompt})")
+        )
+    if "peak_rss" in speed:
+        rows.append(
+            ("memory", f"{megabytes(int(speed['peak_rss'].median))} peak, runtime and Python included")
+        )
+    return rows
+
+
+def size_text(manifest: "Manifest") -> str:
+    """A bundle's size in words."""
+    return f"{megabytes(manifest.total_bytes)}, {manifest.precision.bits_per_weight:g} bits a weight"
+
+
+def verification_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures of a verification, a row each; a manifest from elsewhere may lack some of them."""
+    try:
+        return _figures(found)
+    except (KeyError, TypeError, ValueError):
+        return [("", "its figures cannot be read")]
+
+
+def _figures(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if survival := found.get("survival"):
+        mean, worst = survival["correlation_mean"], survival["correlation_worst"]
+        same = 100 * survival["same_top_mean"]
+        rows += [
+            ("effect kept", f"correlation {mean:.3f} (worst {worst:.3f}), size {survival['size_mean']:.2f}"),
+            ("KL to float", f"{survival['kl_mean']:.4f} nats, same top token {same:.0f} %"),
+        ]
+    perplexity = f"{found['perplexity_artifact']:.2f} (float {found['perplexity_float']:.2f})"
+    rows.append(("perplexity", f"{perplexity}, KL {found['kl_neutral']:.3f} on neutral text"))
+    return rows

@@ -24,5 +24,6 @@ def command(recipe_file: Path, changes: Sequence[str], as_json: bool) -> int:
     from toolkit.pipeline import run
     from toolkit.recipe import read_recipe, replace_fields
 
-    recipe = replace_fields(read_recipe(recipe_file), parse_changes(changes), paths_from=Path.cwd())
+    fields = parse_changes(changes)
+    recipe = replace_fields(read_recipe(recipe_file), fields, paths_from=Path.cwd())
     return show_outcome(run(recipe, watch(), command=repeat_command()), as_json)

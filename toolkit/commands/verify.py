@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from toolkit.commands.common import PATH, bundle_argument, json_option, print_json, print_table, watch
-from toolkit.commands.export import verification_rows
+from toolkit.commands.outcome import verification_rows
 
 
 @click.command(short_help="Check a bundle, and what is left of its adapter.")
@@ -62,11 +62,14 @@ def command(
         )
         problems += found["failures"]
     if as_json:
-        print_json({"bundle": str(bundle), "files": len(manifest.files), "passed": not problems,
-                    "problems": problems, "against_float": found, "at_export": manifest.verification})  # fmt: skip
+        result = {"bundle": str(bundle), "files": len(manifest.files), "passed": not problems}
+        result |= {"problems": problems, "against_float": found, "at_export": manifest.verification}
+        print_json(result)
         return 3 if problems else 0
-    rows = [("files", f"{len(manifest.files)}, sizes and hashes as in the manifest"),
-            ("loads with", f"{manifest.runtime.name}, {len(manifest.golden)} golden prompts repeated")]  # fmt: skip
+    rows = [
+        ("files", f"{len(manifest.files)}, sizes and hashes as in the manifest"),
+        ("loads with", f"{manifest.runtime.name}, {len(manifest.golden)} golden prompts repeated"),
+    ]
     shown = found or manifest.verification
     if shown:
         rows.append(("", "measured now:" if found else "measured at export:"))

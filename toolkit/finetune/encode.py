@@ -66,9 +66,7 @@ class FittedPrompt:
     cut: bool
 
 
-def fit_prompt(
-    chat: ChatFormat, render: Callable[[str], str], text: str, limit: int
-) -> FittedPrompt | None:
+def fit_prompt(chat: ChatFormat, render: Callable[[str], str], text: str, limit: int) -> FittedPrompt | None:
     """Ids of the prompt `render(text)` in at most `limit` tokens, by dropping words at the end of `text`.
 
     None if even the bare instruction does not fit.

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-
 from transformers import GenerationConfig
 
 from toolkit.chat import ChatFormat

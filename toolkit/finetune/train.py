@@ -59,7 +59,9 @@ def attach_adapter(model: Any, recipe: FinetuneRecipe, seed: int) -> Any:
             mend=f"This model has: {', '.join(linear)}; or use all-linear",
         ) from error
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    if model.config.get_text_config().tie_word_embeddings and any(isinstance(e, BaseTunerLayer) for e in ends):
+    if model.config.get_text_config().tie_word_embeddings and any(
+        isinstance(e, BaseTunerLayer) for e in ends
+    ):
         raise AdapterError(
             "this model's output head and embedding are the same weights, so neither can be a target alone",
             where="finetune.targets",
@@ -80,7 +82,8 @@ def train(
 ) -> Training:
     """Train the adapter in place with AdamW and a linear schedule with warm-up; answer tokens carry the loss.
 
-    With `validation` examples the adapter of the epoch with the lowest validation loss is kept.
+    With `validation` examples the adapter of the epoch with the lowest validation loss is kept, and training
+    stops once `recipe.patience` epochs in a row were no better.
     Raises EdgePLMError if the loss is not a number, after putting the last good adapter back.
     """
     if not examples:
@@ -121,7 +124,9 @@ def train(
                 norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
                 if not (math.isfinite(total) and math.isfinite(norm.item())):
                     _restore(parameters, best[2] if best else sound)
-                    raise _diverged(f"the loss is no longer a number at step {len(losses) + 1} of {steps}", batch)
+                    raise _diverged(
+                        f"the loss is no longer a number at step {len(losses) + 1} of {steps}", batch
+                    )
                 sound = _copies(parameters)
                 optimizer.step()
                 schedule.step()
@@ -133,10 +138,14 @@ def train(
                 held_out = mean_loss(core, validation, packed=use_packing)
                 if not math.isfinite(held_out):
                     _restore(parameters, best[2] if best else sound)
-                    raise _diverged(f"the validation loss is no longer a number after epoch {epoch + 1}", validation)
+                    raise _diverged(
+                        f"the validation loss is no longer a number after epoch {epoch + 1}", validation
+                    )
                 validation_losses.append(held_out)
                 if best is None or held_out < best[0]:
                     best = (held_out, epoch, _copies(parameters))
+                elif recipe.patience and epoch - best[1] >= recipe.patience:
+                    break
     if best:
         _restore(parameters, best[2])
     peft_model.eval()
