@@ -18,6 +18,7 @@ from toolkit.json_dataclass import read_dataclass
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+GENAI_CONFIG = "genai_config.json"
 
 ALLOWED_SUFFIXES = frozenset(
     {
@@ -112,8 +113,9 @@ class Provenance:
 class GoldenCheck:
     """A neutral prompt and what this artifact answered on the machine that made it.
 
-    `top_tokens` and `top_logits` are the most likely next tokens after `prompt`, `continuation` is the
-    greedy continuation: another device must agree to within rounding.
+    `top_tokens` and `top_logits` are the most likely next tokens after `prompt`: another device must agree
+    to within rounding. `continuation` is the greedy continuation, for a person to compare: where two tokens
+    are almost equally likely it may part.
     """
 
     prompt: list[int]
@@ -139,7 +141,7 @@ class Manifest:
     files: list[BundleFile]
     adapters: list[AdapterInfo] = field(default_factory=list)
     task: dict[str, Any] | None = None
-    provenance: Provenance = field(default_factory=Provenance)
+    provenance: Provenance | None = None
     verification: dict[str, Any] | None = None
     golden: list[GoldenCheck] = field(default_factory=list)
 
@@ -217,7 +219,31 @@ def read_manifest(folder: Path) -> Manifest:
                 where=str(path),
                 mend="Export the bundle again",
             )
+    _refuse_native_code(folder / GENAI_CONFIG)
     return manifest
+
+
+def _refuse_native_code(config: Path) -> None:
+    """BundleError if ONNX Runtime GenAI's configuration names a library: the runtime would load and run it.
+
+    Every key is looked at, also where one hides another of the same name.
+    """
+    keys: set[str] = set()
+    try:
+        text = config.read_bytes().decode("utf-8")
+        json.loads(text, object_pairs_hook=lambda pairs: keys.update(key for key, _ in pairs))
+    except FileNotFoundError:
+        return
+    except (ValueError, RecursionError) as error:
+        raise BundleError(
+            f"is not valid JSON ({error})", where=str(config), mend="Export the bundle again"
+        ) from None
+    if "custom_ops_library" in keys:
+        raise BundleError(
+            "names a library of native code (custom_ops_library)",
+            where=str(config),
+            mend="Do not use this bundle; export it again",
+        )
 
 
 def safe_path(folder: Path, name: str, *, where: str) -> Path:

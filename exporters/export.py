@@ -4,7 +4,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -70,7 +70,7 @@ class ExportJob:
     name: str
     adapter: AdapterFacts | None = None
     task: dict[str, Any] | None = None
-    provenance: Provenance = field(default_factory=Provenance)
+    provenance: Provenance | None = None
 
 
 def export_bundle(
@@ -230,6 +230,6 @@ def base_twin(
             shutil.rmtree(target)
         else:
             return target
-    plain = replace(job, name="base", adapter=None, task=None, provenance=Provenance())
+    plain = replace(job, name="base", adapter=None, task=None, provenance=None)
     export_bundle(model, chat, plain, target, open_engine, force=True, progress=progress)
     return target

@@ -103,7 +103,7 @@ def test_optional_fields_may_be_missing(bundle):
     optional = ("adapters", "task", "provenance", "verification", "golden")
     change(bundle, lambda data: [data.pop(name) for name in optional])
     manifest = open_bundle(bundle)
-    assert manifest.adapters == [] and manifest.task is None and manifest.provenance == Provenance()
+    assert manifest.adapters == [] and manifest.task is None and manifest.provenance is None
 
 
 def test_a_whole_number_is_read_where_a_float_is_declared(bundle):
@@ -227,6 +227,32 @@ def test_a_forbidden_kind_of_file(bundle, name):
 def test_an_adapter_whose_file_is_not_listed(bundle):
     change(bundle, lambda data: data["adapters"][0].update(file="adapters/other.onnx_adapter"))
     assert "adapters[0].file 'adapters/other.onnx_adapter' is not among the files" in refused(bundle)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"model": {"decoder": {"session_options": {"custom_ops_library": "model.onnx.data"}}}}',
+        '{"model": {"decoder": [{"run_on": {"custom_ops_library": "x.so"}}]}}',
+        '{"model": {"custom_ops_library": "x.so"}, "model": {}}',
+        '{"custom_ops\\u005flibrary": "x.so"}',
+    ],
+)
+def test_a_library_of_native_code(bundle, config):
+    """ONNX Runtime GenAI loads it, whatever the file is called, and its code runs."""
+    (bundle / "genai_config.json").write_text(config)
+    write_manifest(bundle, manifest_of(bundle))
+    message = refused(bundle)
+    assert (
+        "genai_config.json: names a library of native code" in message and "Do not use this bundle" in message
+    )
+
+
+@pytest.mark.parametrize("config", ["{", "{'a': 1}", "[" * 100_000])
+def test_a_runtime_configuration_that_is_not_json(bundle, config):
+    (bundle / "genai_config.json").write_text(config)
+    write_manifest(bundle, manifest_of(bundle))
+    assert "genai_config.json: is not valid JSON" in refused(bundle)
 
 
 # The manifest itself

@@ -342,7 +342,7 @@ def test_init_writes_a_recipe_that_is_read_back(edgeplm):
 
 
 def test_init_turns_paths_from_here_into_paths_from_the_recipe(edgeplm, tmp_path):
-    """Relative paths in a recipe start from its own folder, those on the command line from the current one."""
+    """Relative paths start from the recipe's folder in a recipe, from the current one on the command line."""
     here = Path.cwd()
     assert edgeplm("init", "deep/er/r.yaml", "--profile", "me.jsonl", "--task", "./t.yaml").status == 0
     recipe = read_recipe(Path("deep/er/r.yaml"))

@@ -11,7 +11,7 @@ from toolkit.errors import EdgePLMError
 from toolkit.files import refuse_to_overwrite, sha256_of, staged_directory, write_atomic
 
 
-class WriterFailure(Exception):
+class WriterError(Exception):
     """What a writer raises half way."""
 
 
@@ -128,7 +128,7 @@ def test_staged_directory_takes_the_place_of_an_empty_folder(tmp_path):
     assert names(tmp_path) == ["result"] and names(tmp_path / "result") == ["file"]
 
 
-@pytest.mark.parametrize("error", [WriterFailure, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [WriterError, KeyboardInterrupt])
 def test_staged_directory_leaves_nothing_when_the_block_fails(tmp_path, error):
     with pytest.raises(error), staged_directory(tmp_path / "result") as staging:
         (staging / "half").write_text("half")
@@ -174,9 +174,9 @@ def test_staged_directory_with_force_replaces_a_file(tmp_path):
 
 def test_staged_directory_with_force_keeps_the_old_folder_when_the_block_fails(tmp_path):
     target = full(tmp_path / "result")
-    with pytest.raises(WriterFailure), staged_directory(target, force=True) as staging:
+    with pytest.raises(WriterError), staged_directory(target, force=True) as staging:
         (staging / "new").write_text("half")
-        raise WriterFailure
+        raise WriterError
     assert names(target) == ["old"]
     assert names(tmp_path) == ["result"]
 

@@ -75,6 +75,7 @@ def finished(model: Path, profile: Path, tmp_path_factory: pytest.TempPathFactor
 def test_a_run_makes_everything(finished: RunResult) -> None:
     manifest = open_bundle(finished.bundle)
     assert manifest.adapters[0].kind == "merged"
+    assert manifest.provenance is not None
     assert manifest.provenance.real_examples == 10  # 12 less the 2 held out to choose by
     assert manifest.verification is not None
     assert manifest.verification["passed"] is True

@@ -40,7 +40,7 @@ with RunFolder(Path(sys.argv[1])).open() as run:
 """
 
 
-class StageFailure(Exception):
+class StageError(Exception):
     """What a stage raises half way."""
 
 
@@ -161,9 +161,9 @@ def test_a_stage_with_a_damaged_marker_is_run_again(tmp_path, marker):
 def test_a_stage_that_fails_leaves_nothing_and_is_run_again(tmp_path):
     def work(folder):
         (folder / "half").write_text("half")
-        raise StageFailure
+        raise StageError
 
-    with pytest.raises(StageFailure):
+    with pytest.raises(StageError):
         once(tmp_path / "run", work)
     assert visible(tmp_path / "run") == ["run.json"]
     assert not once(tmp_path / "run", Counted()).reused
@@ -173,10 +173,10 @@ def test_a_changed_stage_that_fails_does_not_count_as_done_with_the_old_inputs(t
     """The old folder is whole still, but its marker went first: better run once too often."""
 
     def work(folder):
-        raise StageFailure
+        raise StageError
 
     once(tmp_path / "run", Counted("old"), {"seed": 0})
-    with pytest.raises(StageFailure):
+    with pytest.raises(StageError):
         once(tmp_path / "run", work, {"seed": 1})
     again = once(tmp_path / "run", Counted("again"), {"seed": 0})
     assert (again.folder / "result").read_text() == "again 1"

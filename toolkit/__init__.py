@@ -2,7 +2,7 @@
 
 import os
 
-# ONNX Runtime and ONNX Runtime GenAI keep a telemetry store from their import on unless this is set before it.
+# ONNX Runtime and ONNX Runtime GenAI keep a telemetry store from their import on, unless this is set first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

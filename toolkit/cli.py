@@ -52,6 +52,13 @@ def main(arguments: list[str] | None = None) -> None:
     except EdgePLMError as error:
         click.echo(f"Error: {error}", err=True)
         status = error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("toolkit", "exporters", "runtimes", "benchmarks"):
+            raise
+        click.echo(
+            f"Error: this needs the package {error.name}. `edgeplm doctor` says what is missing.", err=True
+        )
+        status = 1
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output went away
             sys.stderr.close()

@@ -53,7 +53,8 @@ def staged_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
     Raises EdgePLMError if `target` exists and `force` is false; with `force` the old one goes only once
     the new one is complete.
     """
-    target = Path(os.path.abspath(target))  # "." has no name to put the temporary folder beside
+    # "." has no name to put the temporary folder beside; a link is replaced, not what it points to.
+    target = Path(os.path.abspath(target))  # noqa: PTH100
     refuse_to_overwrite(target, force)
     with _named_in_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -139,8 +139,8 @@ def _load_errors() -> tuple[type[Exception], ...]:
     from safetensors import SafetensorError
 
     return (
-        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, ArithmeticError,
-        SafetensorError, StrictDataclassError,
+        OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError,
+        ArithmeticError, SafetensorError, StrictDataclassError,
     )  # fmt: skip
 
 
@@ -285,8 +285,8 @@ def check_gguf(path: Path) -> None:
     """ModelError if the file is no GGUF or ends before its header and tensors do."""
     from gguf import GGUFReader
 
-    class WholeReader(GGUFReader):  # type: ignore[misc]
-        """The library's reader pads what lies behind the file's end, and loops over lengths it finds there."""
+    class WholeReader(GGUFReader):
+        """The library's own reader goes on behind the file's end, for as long as a damaged length says."""
 
         def _get(self, offset: int, dtype: Any, count: int = 1, *order: Any, **more: Any) -> Any:
             found = super()._get(offset, dtype, count, *order, **more)

@@ -101,6 +101,9 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
     A check that falls short does not raise: it is in the result's `failures`. Raises EdgePLMError for
     anything the user can mend.
     """
+    from runtimes.devices import parse_device
+
+    parse_device(recipe.bench.device)  # refused now, not after the training
     task = load_task(recipe.task_source)
     profile = read_profile(recipe.profile_path, task, recipe.user)
     with RunFolder(recipe.out_path).open() as folder:
@@ -116,7 +119,6 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
         arms += read_answers(verification.folder / "answers.json")
         measured = _benchmark_stage(state, bundle)
         found = json.loads((verification.folder / "verification.json").read_text(encoding="utf-8"))
-        _finish_manifest(bundle.folder, found)
         result = RunResult(
             folder=folder.path,
             bundle=bundle.folder,
@@ -133,6 +135,11 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
             failures=found["failures"],
         )
         result = replace(result, failures=[*result.failures, *_metric_failures(result)])
+        outcome = {"metric": task.primary_metric, "metric_loss": result.metric_loss}
+        _finish_manifest(
+            bundle.folder,
+            {**found, **outcome, "failures": result.failures, "passed": not result.failures},
+        )
         _write_report(result, base, command)
         return result
 

@@ -225,7 +225,7 @@ class BenchRecipe(Settings):
         test=lambda device: _DEVICE.fullmatch(device) is not None,
     )
     threads: int | None = setting(
-        None, "CPU threads of the runtime; null is one for each physical core.", at_least=1
+        None, "CPU threads of the runtime; null leaves their number to the runtime.", at_least=1
     )
     prompt_tokens: int = setting(
         128, "Length of the prompt, in tokens: prefill is measured on it.", at_least=1

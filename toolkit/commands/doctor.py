@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -48,7 +47,8 @@ def command(as_json: bool) -> int:
     rows += [("cache", str(_cache())), ("", f"{cached}, {free:.0f} GB free")]
     print_table(rows)
     if missing:
-        click.echo(f"Missing: {', '.join(missing)}. Type: {sys.executable} -m pip install edgeplm", err=True)
+        click.echo(f"Missing: {', '.join(missing)}.", err=True)
+        click.echo("Type: make venv (in a checkout), or install EdgePLM again with pip.", err=True)
         return 1
     if free < 4:
         click.echo("Less than 4 GB are free; a run needs about 3 GB while it works.", err=True)

@@ -36,8 +36,9 @@ def command(bundle: Path, as_json: bool) -> None:
         ("adapter", f"{adapter.name}, {adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}")
         for adapter in manifest.adapters
     ]
-    made = manifest.provenance
-    rows.append(("trained on", f"{made.real_examples} real and {made.synthetic_examples} synthetic examples"))
+    if made := manifest.provenance:
+        examples = f"{made.real_examples} real and {made.synthetic_examples} synthetic examples"
+        rows.append(("trained on", examples))
     if manifest.verification:
         rows.append(("verified", "passed" if manifest.verification.get("passed") else "FELL SHORT"))
         rows += verification_rows(manifest.verification)

@@ -68,7 +68,7 @@ def command(
         return 3 if problems else 0
     rows = [
         ("files", f"{len(manifest.files)}, sizes and hashes as in the manifest"),
-        ("loads with", f"{manifest.runtime.name}, {len(manifest.golden)} golden prompts repeated"),
+        ("loads with", f"{manifest.runtime.name}, {len(manifest.golden)} golden prompts asked again"),
     ]
     shown = found or manifest.verification
     if shown:
