@@ -92,7 +92,10 @@ def export_bundle(
     parameters = sum(p.numel() for p in model.parameters())
     config = model.config.get_text_config()
     context = min(job.context_length, int(config.max_position_embeddings))
-    with staged_directory(out, force=force) as staging, progress.step(f"Exporting {job.precision} ONNX"):
+    with (
+        staged_directory(out, force=force) as staging,
+        progress.step(f"Exporting {job.name} ({job.precision} ONNX)"),
+    ):
         with tempfile.TemporaryDirectory(dir=staging.parent, prefix=".float.") as float_name:
             float_folder = Path(float_name)
             _save_float(model, chat, float_folder, context)

@@ -264,9 +264,7 @@ def test_a_whole_augmentation_over_http(serve, monkeypatch):
 
     monkeypatch.setattr("toolkit.augment.run._ROUND", 1)
     server = serve(script)
-    teacher = (
-        open_teacher(recipe(), source=server.url) if recipe().model else teacher_of(server, max_retries=2)
-    )
+    teacher = teacher_of(server, max_retries=2)
     done = augment(writer(), REWRITE, teacher, recipe(examples=2, max_requests=9), seed=0)
     assert [example.output for example in done.kept] == [
         "oi / barrel / up / ta",

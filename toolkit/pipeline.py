@@ -27,6 +27,7 @@ from toolkit.quality import (
     ARTIFACT,
     Answers,
     answer_float,
+    answer_limit,
     query_prompts,
     read_answers,
     scored,
@@ -348,7 +349,7 @@ def answer_bundle(
         bundle,
         parse_device(device),
         query_prompts(task, chat, profile.queries, limit),
-        max_new_tokens=task.max_new_tokens,
+        max_new_tokens=answer_limit(task, chat, profile),
         stop_ids=manifest.tokens.stop,
         progress=progress,
     )

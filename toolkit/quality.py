@@ -38,6 +38,13 @@ def scored(arm: str, answers: Sequence[str], task: Task, queries: Sequence[Examp
     return Answers(arm, list(answers), task.score(given, golds), task.per_example(given, golds))
 
 
+def answer_limit(task: Task, chat: ChatFormat, profile: Profile) -> int:
+    """Longest answer that is asked for, in tokens: the task's limit, or half as long again as the longest
+    answer in the person's history. A base model that does not know when to stop costs minutes otherwise."""
+    longest = max(len(chat.answer(example.output)) for example in profile.history)
+    return min(task.max_new_tokens, longest + longest // 2)
+
+
 def query_prompts(task: Task, chat: ChatFormat, queries: Sequence[Example], limit: int) -> list[list[int]]:
     """Token ids of the queries' prompts; one that is longer than `limit` loses words at its end."""
     return [_fitted(chat, task, query, limit) for query in queries]
@@ -91,7 +98,7 @@ def answer_float(
             model,
             chat,
             prompts,
-            max_new_tokens=task.max_new_tokens,
+            max_new_tokens=answer_limit(task, chat, profile),
             progress=progress,
             label=f"Held-out queries: {arm}",
         )

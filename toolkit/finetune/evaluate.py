@@ -9,7 +9,7 @@ from transformers import GenerationConfig
 from toolkit.chat import ChatFormat
 from toolkit.progress import SILENT, Progress
 
-BATCH = 8
+BATCH = 16
 
 
 @torch.inference_mode()

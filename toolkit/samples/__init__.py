@@ -7,7 +7,7 @@ from pathlib import Path
 from toolkit.errors import ProfileError
 
 _ABOUT = (
-    ("maud", "lamp-3", "Rates books, teas and outings on her own scale: charming is a 2, no complaint a 5."),
+    ("maud", "lamp-3", "Rates books, teas and outings in her own words: charming is a 2, no complaint a 5."),
     (
         "theo",
         "lamp-3",
