@@ -14,7 +14,7 @@ from toolkit.augment.endpoint import OpenAITeacher
 from toolkit.errors import TeacherError
 from toolkit.tasks import load_task
 
-KEY = "sk-test-9f8e7d6c5b4a3210"
+KEY = "sk-test-qzxwvkjyptmnrsgu"  # no letters of hexadecimal numbers: addresses in logs hold those
 REWRITE = load_task("rewrite")
 MESSAGES = [{"role": "user", "content": "hello"}]
 

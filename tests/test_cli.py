@@ -376,7 +376,7 @@ def test_doctor_says_what_is_missing(edgeplm, monkeypatch):
     monkeypatch.setattr(doctor, "NEEDED", (*doctor.NEEDED, "no-such-package"))
     answer = edgeplm("doctor")
     assert answer.status == 1 and re.search(r"no-such-package +MISSING", answer.out)
-    assert "Missing: no-such-package. Type: " in answer.err
+    assert "Missing: no-such-package.\nType: " in answer.err
     assert edgeplm("doctor", "--json").status == 1
 
 

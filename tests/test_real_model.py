@@ -34,20 +34,24 @@ def result(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> RunResu
     folder = tmp_path_factory.mktemp("real")
     lines = sample_path("bo").read_text(encoding="utf-8").splitlines()
     profile = folder / "bo.jsonl"
-    profile.write_text("\n".join([*lines[:20], *lines[-4:]]) + "\n", encoding="utf-8")
+    profile.write_text("\n".join([*lines[:32], *lines[-4:]]) + "\n", encoding="utf-8")
     recipe = recipe_from_dict(
         {
             "task": "rewrite",
             "profile": str(profile),
             "out": str(folder / "run"),
             "augment": {"enabled": False},
-            "finetune": {"epochs": 5, "learning_rate": 1e-3, "retrieved": 0},
+            "finetune": {"epochs": 5, "retrieved": 0},
             "verify": {"prompts": 3},
             "bench": {"repeats": 1, "warmup": 0, "settle": 0, "prompt_tokens": 32, "decode_tokens": 8},
         },
         "test",
     )
     return run(recipe)
+
+
+def in_manner(answer: str) -> bool:
+    return answer.startswith("hiya") and answer.endswith("ta, bo") and " / " in answer
 
 
 def test_the_converted_model_is_the_one_we_know(base: BaseModel) -> None:
@@ -57,9 +61,9 @@ def test_the_converted_model_is_the_one_we_know(base: BaseModel) -> None:
 
 
 def test_personalisation_shows_and_survives(result: RunResult) -> None:
-    before, after = result.arm("base").metrics["rouge_l"], result.arm("artifact").metrics["rouge_l"]
-    assert after > before + 0.1
-    assert all(answer.startswith("hiya") for answer in result.arm("artifact").answers)
+    assert result.chosen_arm.metrics["rouge_l"] > result.arm("base").metrics["rouge_l"]
+    assert not any(in_manner(answer) for answer in result.arm("base").answers)
+    assert sum(in_manner(answer) for answer in result.arm("artifact").answers) >= 3  # of 4
     survival = result.verification["survival"]
     assert survival["correlation_mean"] > 0.75
     assert not result.failures
