@@ -21,12 +21,14 @@ from exporters.bundle import (
     RuntimeInfo,
     TokenInfo,
     list_files,
+    open_bundle,
     write_manifest,
 )
 from exporters.merge import AdapterFacts
 from exporters.onnx.builder import PRECISIONS, build_onnx
 from toolkit import __version__
 from toolkit.chat import ChatFormat
+from toolkit.errors import BundleError
 from toolkit.files import staged_directory
 from toolkit.models import BaseModel, write_plain_rope_theta
 from toolkit.progress import SILENT, Progress
@@ -223,9 +225,6 @@ def base_twin(
         ]
     )
     target = cache / "bases" / key
-    from exporters.bundle import open_bundle
-    from toolkit.errors import BundleError
-
     if target.exists():
         try:
             open_bundle(target, hashes=False)

@@ -64,9 +64,3 @@ class TeacherError(EdgePLMError):
 
 class DeviceError(EdgePLMError):
     """A device that cannot be reached or cannot run a bundle."""
-
-
-class CheckFailed(EdgePLMError):  # noqa: N818 - an outcome, not a fault
-    """The work was done, and a check fell short of the recipe's thresholds."""
-
-    exit_code = 3

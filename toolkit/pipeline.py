@@ -28,6 +28,7 @@ from toolkit.quality import (
     Answers,
     answer_float,
     answer_limit,
+    prompt_limit,
     query_prompts,
     read_answers,
     scored,
@@ -89,11 +90,6 @@ class _Run:
     base: BaseModel
     chat: ChatFormat
     progress: Progress
-
-    @property
-    def prompt_limit(self) -> int:
-        """Longest prompt, in tokens, that leaves room for the answer."""
-        return max(16, self.recipe.export.context_length - self.task.max_new_tokens - 1)
 
 
 def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = None) -> RunResult:
@@ -203,7 +199,7 @@ def _answer_stage(run: _Run, adapters: Stage, finetuning: Finetuning) -> Stage:
             run.profile,
             {a.name: adapter_folder(adapters.folder, a.name) for a in finetuning.adapters},
             retrieved=run.recipe.finetune.retrieved,
-            limit=run.prompt_limit,
+            limit=prompt_limit(run.task, run.recipe.export.context_length),
             progress=run.progress,
         )
         write_answers(folder / "answers.json", arms)
@@ -306,9 +302,9 @@ def verify_bundle(
             where=str(bundle),
             mend="Give the base model that it was made from with --model",
         )
-    float_base = TorchEngine(load_model(base))
+    model = load_model(base)
     job = ExportJob(base, manifest.precision.name, manifest.context_length, "base")
-    twin_folder = base_twin(load_model(base), chat, job, cache_folder(), open_engine, progress=progress)
+    twin_folder = base_twin(model, chat, job, cache_folder(), open_engine, progress=progress)
     room = manifest.context_length - limits.continuation - 1
     if task and profile:
         asked = (profile.queries or profile.history)[: limits.prompts]
@@ -318,7 +314,7 @@ def verify_bundle(
     twin, artifact = open_engine(twin_folder), open_engine(bundle)
     thresholds = Thresholds(limits.min_correlation, limits.min_size, limits.max_size, limits.max_kl)
     found = verify(
-        float_base=float_base,
+        float_base=TorchEngine(model),
         float_personalised=TorchEngine(merge_adapter(load_model(base), adapter)),
         artifact_base=twin,
         artifact=artifact,
@@ -344,7 +340,7 @@ def answer_bundle(
 
     manifest = open_bundle(bundle)
     chat = bundle_chat(bundle)
-    limit = max(16, manifest.context_length - task.max_new_tokens - 1)
+    limit = prompt_limit(task, manifest.context_length)
     ids = answer_on_device(
         bundle,
         parse_device(device),

@@ -17,18 +17,11 @@ class Progress(Protocol):
         """Open a step; `total` in `unit`s, or None where the amount is not known beforehand."""
         ...
 
-    def note(self, text: str) -> None:
-        """A line that stays on the screen."""
-        ...
-
 
 class _Silent:
     @contextmanager
     def step(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:
         yield lambda amount: None
-
-    def note(self, text: str) -> None:
-        return
 
 
 SILENT: Progress = _Silent()
@@ -42,10 +35,6 @@ class TerminalProgress:
 
         # The stream of now, so that bars go on while `hushed` silences a library.
         self._console = Console(file=sys.stderr, highlight=False)
-
-    def note(self, text: str) -> None:
-        """Print one line above the bars."""
-        self._console.print(text, markup=False)
 
     @contextmanager
     def step(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Advance]:

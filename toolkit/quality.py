@@ -45,6 +45,11 @@ def answer_limit(task: Task, chat: ChatFormat, profile: Profile) -> int:
     return min(task.max_new_tokens, longest + longest // 2)
 
 
+def prompt_limit(task: Task, context_length: int) -> int:
+    """Longest prompt, in tokens, that leaves room for the task's answer in a context of that length."""
+    return max(16, context_length - task.max_new_tokens - 1)
+
+
 def query_prompts(task: Task, chat: ChatFormat, queries: Sequence[Example], limit: int) -> list[list[int]]:
     """Token ids of the queries' prompts; one that is longer than `limit` loses words at its end."""
     return [_fitted(chat, task, query, limit) for query in queries]
