@@ -27,6 +27,7 @@ def benchmark(
     device: Device,
     *,
     threads: int | None = None,
+    adapter: str | None = None,
     prompt_tokens: int = 128,
     decode_tokens: int = 64,
     repeats: int = 5,
@@ -43,6 +44,7 @@ def benchmark(
     plan = Plan(
         bundle=str(bundle.resolve()),
         threads=threads,
+        adapter=adapter,
         prompt_tokens=prompt_tokens,
         decode_tokens=decode_tokens,
         repeats=repeats,
@@ -72,6 +74,7 @@ def answer_on_device(
     max_new_tokens: int,
     stop_ids: Collection[int],
     threads: int | None = None,
+    adapter: str | None = None,
     progress: Progress = SILENT,
 ) -> list[list[int]]:
     """The bundle's own greedy answers on `device`, as token ids, one list for each prompt."""
@@ -79,6 +82,7 @@ def answer_on_device(
     plan = Plan(
         bundle=str(bundle.resolve()),
         threads=threads,
+        adapter=adapter,
         repeats=0,
         prompts_ids=tuple(tuple(ids) for ids in prompts_ids),
         max_new_tokens=max_new_tokens,

@@ -67,12 +67,23 @@ class RuntimeInfo:
 
 
 @dataclass(frozen=True)
+class CalibrationInfo:
+    """What the quantiser was calibrated on: windows of tokens, `own` of them from people's own examples."""
+
+    windows: int
+    own: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class PrecisionInfo:
     """How the weights are stored; `bits_per_weight` counts scales and zero points in."""
 
     name: str
     scheme: str
     bits_per_weight: float
+    preset: str | None = None
+    calibration: CalibrationInfo | None = None
 
 
 @dataclass(frozen=True)

@@ -1,78 +1,87 @@
 """Base model and adapter in, bundle out."""
 
-import math
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from exporters.adapters import add_adapter
 from exporters.bundle import (
     SCHEMA_VERSION,
     AdapterInfo,
     BaseModelInfo,
-    GoldenCheck,
+    CalibrationInfo,
     Manifest,
     PrecisionInfo,
     Provenance,
     RuntimeInfo,
     TokenInfo,
     list_files,
-    open_bundle,
+    read_manifest,
     write_manifest,
 )
+from exporters.golden import EngineLike, golden_checks
 from exporters.merge import AdapterFacts
-from exporters.onnx.builder import PRECISIONS, build_onnx
+from exporters.presets import EXACT, bits_per_weight, recover_base, scheme_of
+from exporters.quantise.calibrate import Windows, quantise_model
+from exporters.quantise.grid import QuantisedWeight
 from toolkit import __version__
 from toolkit.chat import ChatFormat
-from toolkit.errors import BundleError
+from toolkit.errors import EdgePLMError
 from toolkit.files import staged_directory
 from toolkit.models import BaseModel, write_plain_rope_theta
 from toolkit.progress import SILENT, Progress
 
-# Neutral prompts whose answers are kept in the manifest, for other devices to repeat.
-GOLDEN_PROMPTS = (
-    "List three things that one finds in a kitchen.",
-    "What is the capital of France?",
-    "Write one sentence about the sea.",
-)
-GOLDEN_TOP = 5
-GOLDEN_TOKENS = 12
-
-
-class EngineLike(Protocol):
-    """What an export needs of a runtime: the next token's logits and a greedy continuation."""
-
-    name: str
-    version: str
-
-    def prefill(self, ids: Sequence[int]) -> Any:
-        """Next-token logits [vocab]."""
-        ...
-
-    def generate(self, ids: Sequence[int], max_new_tokens: int, stop: Sequence[int]) -> Any:
-        """Greedy continuation."""
-        ...
-
-    def close(self) -> None:
-        """Give the memory back."""
-        ...
+MERGED, ATTACHED = "merged", "attached"
+FORMS = (MERGED, ATTACHED)
+# What a bundle's manifest calls the runtime, and the packages that its making depends on.
+_RUNTIME = {
+    "onnx": ("onnxruntime-genai", ("torch", "transformers", "peft", "onnx", "onnxruntime")),
+    "executorch": ("executorch", ("torch", "transformers", "peft", "torchao")),
+}
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What goes into a bundle besides the weights."""
+    """What goes into a bundle besides the weights.
+
+    `adapter` is what was merged into the model. `slots` are the target modules, such as q_proj, to which
+    adapters can be attached later: with them the model is the base itself.
+    """
 
     base: BaseModel
-    precision: str
-    context_length: int
     name: str
+    context_length: int
+    runtime: str = "onnx"
+    preset: str = "balanced"
+    precision: str | None = None
     adapter: AdapterFacts | None = None
+    slots: tuple[str, ...] = ()
     task: dict[str, Any] | None = None
     provenance: Provenance | None = None
+
+
+def quantised_weights(
+    model: Any, job: ExportJob, windows: Windows | None, progress: Progress = SILENT
+) -> dict[str, QuantisedWeight]:
+    """The weights of float `model` on the grids that `job` asks for, by module name.
+
+    `windows` are what the quantiser is calibrated on; None rounds. Raises ModelError for the preset `exact`
+    if the model is not on a grid already.
+    """
+    if job.preset == EXACT:
+        if job.runtime != "onnx" or job.precision:
+            raise EdgePLMError(
+                "keeps the base's own grid, which only ONNX Runtime can do",
+                where="export.preset exact",
+                mend="Leave out precision, and choose the runtime onnx",
+            )
+        return recover_base(model)
+    scheme = scheme_of(job.preset, job.precision, job.runtime)
+    return quantise_model(model, scheme.linear, scheme.head, windows.ids if windows else None, progress)
 
 
 def export_bundle(
@@ -82,56 +91,27 @@ def export_bundle(
     out: Path,
     open_engine: Callable[[Path], EngineLike],
     *,
+    windows: Windows | None = None,
+    weights: Mapping[str, QuantisedWeight] | None = None,
+    adapters: Mapping[str, Path] | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Write float `model` (adapter merged already) as the bundle `out`, whole or not at all.
 
-    `open_engine` loads a bundle's folder; what the new bundle answers to neutral prompts goes into the
-    manifest as `golden`. Raises ModelError for an architecture that cannot be exported, EdgePLMError if
-    `out` exists and `force` is false.
+    `weights` are its quantised weights, if they are there already; else they are made, calibrated on
+    `windows`. `adapters`, PEFT folders by name, are attached to the job's slots. `open_engine` loads a
+    bundle's folder; what the new bundle answers to neutral prompts goes into the manifest as `golden`. Raises
+    ModelError for an architecture that cannot be exported, EdgePLMError if `out` exists and `force` is false.
     """
-    parameters = sum(p.numel() for p in model.parameters())
     config = model.config.get_text_config()
-    context = min(job.context_length, int(config.max_position_embeddings))
-    with (
-        staged_directory(out, force=force) as staging,
-        progress.step(f"Exporting {job.name} ({job.precision} ONNX)"),
-    ):
-        with tempfile.TemporaryDirectory(dir=staging.parent, prefix=".float.") as float_name:
-            float_folder = Path(float_name)
-            _save_float(model, chat, float_folder, context)
-            build_onnx(float_folder, staging, job.precision, context, chat.stop)
-        weights = sum(path.stat().st_size for path in staging.glob("*.onnx.data"))
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            name=job.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            edgeplm_version=__version__,
-            base_model=BaseModelInfo(
-                job.base.source, job.base.sha256, model.config.architectures[0], parameters, job.base.licence
-            ),
-            runtime=RuntimeInfo(
-                "onnxruntime-genai",
-                version("onnxruntime-genai"),
-                {name: version(name) for name in ("torch", "transformers", "peft", "onnx", "onnxruntime")},
-            ),
-            precision=PrecisionInfo(
-                job.precision, PRECISIONS[job.precision][2], round(8 * weights / parameters, 2)
-            ),
-            context_length=context,
-            tokens=TokenInfo(
-                int(config.vocab_size),
-                list(chat.stop),
-                chat.tokenizer.bos_token_id,
-                chat.tokenizer.pad_token_id,
-            ),
-            chat_template=chat.tokenizer.chat_template if chat.has_template else None,
-            files=list_files(staging),
-            adapters=[_merged(job.name, job.adapter)] if job.adapter else [],
-            task=job.task,
-            provenance=job.provenance,
-        )
+    context = min(
+        job.context_length, int(getattr(config, "max_position_embeddings", None) or job.context_length)
+    )
+    with staged_directory(out, force=force) as staging:
+        build = {"onnx": _build_onnx, "executorch": _build_executorch}[job.runtime]
+        weights = build(model, chat, job, weights, windows, staging, context, progress)
+        manifest = _manifest(model, chat, job, weights, windows, staging, context)
         write_manifest(staging, manifest)  # the engine reads it to know the runtime
         engine = open_engine(staging)
         try:
@@ -139,45 +119,138 @@ def export_bundle(
         finally:
             engine.close()
         write_manifest(staging, manifest)
-    return manifest
+        for name, folder in (adapters or {}).items():
+            add_adapter(staging, name, folder)
+        return read_manifest(staging)
 
 
-def golden_checks(engine: EngineLike, chat: ChatFormat) -> list[GoldenCheck]:
-    """What this artifact answers to the neutral prompts, on this machine."""
-    checks = []
-    for text in GOLDEN_PROMPTS:
-        prompt = chat.prompt(text)
-        logits = engine.prefill(prompt)
-        top = logits.argsort()[::-1][:GOLDEN_TOP]
-        checks.append(
-            GoldenCheck(
-                prompt,
-                [int(token) for token in top],
-                [round(float(logits[token]), 4) for token in top],
-                [int(token) for token in engine.generate(prompt, GOLDEN_TOKENS, chat.stop)],
-            )
+def runtime_key(name: str) -> str:
+    """What an export calls the runtime that a manifest names."""
+    return next(key for key, (runtime, _) in _RUNTIME.items() if runtime == name)
+
+
+def _build_onnx(
+    model: Any,
+    chat: ChatFormat,
+    job: ExportJob,
+    weights: Mapping[str, QuantisedWeight] | None,
+    windows: Windows | None,
+    out: Path,
+    context: int,
+    progress: Progress,
+) -> Mapping[str, QuantisedWeight]:
+    """The graph first, so that a model that has none is refused before minutes of calibration."""
+    from exporters.onnx.builder import build_onnx, refusal
+    from exporters.onnx.dynamo import build_onnx_dynamo
+    from exporters.onnx.slots import add_slots_to_folder
+    from exporters.onnx.weights import place_weights
+
+    with (
+        progress.step(f"Making the graph of {job.name} for ONNX Runtime"),
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".float.") as float_name,
+    ):
+        folder = Path(float_name)
+        _save_float(model, chat, folder, context)
+        if refusal(model.config) is None:
+            build_onnx(folder, out, context, chat.stop)
+        else:
+            build_onnx_dynamo(model, folder, out, context_length=context, stop=list(chat.stop))
+    if weights is None:
+        weights = quantised_weights(model, job, windows, progress)
+    with progress.step("Putting the weights into the graph"):
+        modules = dict(model.named_modules())
+        place_weights(out, {name: modules[name].weight.data for name in weights}, weights)
+        if job.slots:
+            add_slots_to_folder(out, job.slots)
+    return weights
+
+
+def _build_executorch(
+    model: Any,
+    chat: ChatFormat,
+    job: ExportJob,
+    weights: Mapping[str, QuantisedWeight] | None,
+    windows: Windows | None,
+    out: Path,
+    context: int,
+    progress: Progress,
+) -> Mapping[str, QuantisedWeight]:
+    from exporters.executorch import build_executorch, check_supported
+
+    if job.slots:
+        raise EdgePLMError(
+            "adapters cannot be attached to an ExecuTorch bundle",
+            where="export.form attached",
+            mend="Use merged, or the runtime onnx",
         )
-    return checks
+    check_supported(model)
+    if weights is None:
+        weights = quantised_weights(model, job, windows, progress)
+    build_executorch(
+        model,
+        dict(weights),
+        out,
+        context_length=context,
+        bos=chat.tokenizer.bos_token_id,
+        stop=list(chat.stop),
+        progress=progress,
+    )
+    chat.tokenizer.save_pretrained(out)
+    return weights
 
 
-def repeat_golden(engine: EngineLike, manifest: Manifest, tolerance: float = 0.5) -> list[str]:
-    """Answer the golden prompts again; returns what differs by more than rounding (nothing: all agree).
+def _manifest(
+    model: Any,
+    chat: ChatFormat,
+    job: ExportJob,
+    weights: Mapping[str, QuantisedWeight],
+    windows: Windows | None,
+    folder: Path,
+    context: int,
+) -> Manifest:
+    config = model.config.get_text_config()
+    runtime, tools = _RUNTIME[job.runtime]
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=job.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        edgeplm_version=__version__,
+        base_model=BaseModelInfo(
+            job.base.source,
+            job.base.sha256,
+            model.config.architectures[0],
+            sum(p.numel() for p in model.parameters()),
+            job.base.licence,
+        ),
+        runtime=RuntimeInfo(runtime, version(runtime), {name: version(name) for name in tools}),
+        precision=_precision(job, weights, windows),
+        context_length=context,
+        tokens=TokenInfo(
+            int(config.vocab_size),
+            list(chat.stop),
+            chat.tokenizer.bos_token_id,
+            chat.tokenizer.pad_token_id,
+        ),
+        chat_template=chat.tokenizer.chat_template if chat.has_template else None,
+        files=list_files(folder),
+        adapters=[_merged(job.name, job.adapter)] if job.adapter else [],
+        task=job.task,
+        provenance=job.provenance,
+    )
 
-    `tolerance` is in logits: kernels of another processor round activations differently, a wrong or
-    damaged model is off by whole units.
-    """
-    problems = []
-    for index, check in enumerate(manifest.golden):
-        logits = engine.prefill(check.prompt)
-        off = [
-            abs(float(logits[token]) - value)
-            for token, value in zip(check.top_tokens, check.top_logits, strict=True)
-        ]
-        if any(math.isnan(difference) for difference in off):
-            problems.append(f"golden prompt {index + 1}: logits are not numbers")
-        elif max(off) > tolerance:
-            problems.append(f"golden prompt {index + 1}: logits are off by {max(off):.2f}")
-    return problems
+
+def _precision(
+    job: ExportJob, weights: Mapping[str, QuantisedWeight], windows: Windows | None
+) -> PrecisionInfo:
+    if job.preset == EXACT:
+        return PrecisionInfo(EXACT, "the base's own Q4_1 and Q8_0", round(bits_per_weight(weights), 2), EXACT)
+    scheme = scheme_of(job.preset, job.precision, job.runtime)
+    bits = {4: "int4", 8: "int8"}
+    name = "fp32" if scheme.linear is None else bits[scheme.linear.bits]
+    mean = round(bits_per_weight(weights), 2) if weights else 32.0
+    used = windows if windows and scheme.linear else None
+    about = CalibrationInfo(len(used.ids), used.own, used.sha256) if used else None
+    return PrecisionInfo(name, scheme.words, mean, job.preset, about)
 
 
 def _save_float(model: Any, chat: ChatFormat, folder: Path, context: int) -> None:
@@ -203,35 +276,4 @@ def _save_float(model: Any, chat: ChatFormat, folder: Path, context: int) -> Non
 
 
 def _merged(name: str, facts: AdapterFacts) -> AdapterInfo:
-    return AdapterInfo(name, "merged", facts.sha256, facts.rank, facts.alpha, facts.targets)
-
-
-def base_twin(
-    model: Any,
-    chat: ChatFormat,
-    job: ExportJob,
-    cache: Path,
-    open_engine: Callable[[Path], EngineLike],
-    progress: Progress = SILENT,
-) -> Path:
-    """The unpersonalised base, exported the same way and kept in `cache`: survival is measured against it."""
-    key = "-".join(
-        [
-            job.base.sha256[:16],
-            job.precision,
-            str(job.context_length),
-            version("onnxruntime-genai"),
-            __version__,
-        ]
-    )
-    target = cache / "bases" / key
-    if target.exists():
-        try:
-            open_bundle(target, hashes=False)
-        except BundleError:
-            shutil.rmtree(target)
-        else:
-            return target
-    plain = replace(job, name="base", adapter=None, task=None, provenance=None)
-    export_bundle(model, chat, plain, target, open_engine, force=True, progress=progress)
-    return target
+    return AdapterInfo(name, MERGED, facts.sha256, facts.rank, facts.alpha, facts.targets)

@@ -30,8 +30,8 @@ Array = npt.NDArray[np.float32]
 class Scorer(Protocol):
     """What verification needs of an engine."""
 
-    def score(self, ids: Sequence[int]) -> Array:
-        """Logits of every position [len(ids), vocab]."""
+    def score(self, ids: Sequence[int], first: int = 0) -> Array:
+        """Logits of the positions from `first` on [len(ids) - first, vocab]."""
         ...
 
 
@@ -125,13 +125,13 @@ def verify(
             given = list(artifact.generate(prompt, continuation, stop))
             agreement.append(_agreement(answer, given))
             ids, first = [*prompt, *answer], len(prompt) - 1
-            personal = float_personalised.score(ids)[first:]
-            shipped = artifact.score(ids)[first:]
+            personal = float_personalised.score(ids, first)
+            shipped = artifact.score(ids, first)
             kl.append(float(np.mean(kl_divergence(personal, shipped))))
             top.append(float(np.mean(personal.argmax(-1) == shipped.argmax(-1))))
             if artifact_base is not None:
-                effect = personal - float_base.score(ids)[first:]
-                left = shipped - artifact_base.score(ids)[first:]
+                effect = personal - float_base.score(ids, first)
+                left = shipped - artifact_base.score(ids, first)
                 correlation.append(float(np.mean(effect_correlation(effect, left))))
                 size.append(float(np.mean(effect_size(effect, left))))
             advance(1)

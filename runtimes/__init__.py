@@ -20,8 +20,12 @@ def open_engine(folder: Path, threads: int | None = None) -> Engine:
         from runtimes.genai import GenAIEngine
 
         return GenAIEngine(folder, threads)
+    if runtime == "executorch":
+        from runtimes.executorch import ExecuTorchEngine
+
+        return ExecuTorchEngine(folder, threads)
     raise BundleError(
         f"made for the runtime {runtime!r}, which this version does not know",
         where=str(folder),
-        mend="Known: onnxruntime-genai",
+        mend="Known: onnxruntime-genai, executorch",
     )

@@ -102,6 +102,7 @@ def _loaded(plan: Plan, state: str, emit: Emit, open_engine: OpenEngine) -> "Ite
     """An open engine; a "cold" load is the first of this process and includes importing the runtime."""
     started = time.perf_counter()
     with closing(open_engine(Path(plan.bundle), plan.threads)) as engine:
+        engine.use_adapter(plan.adapter)
         seconds = time.perf_counter() - started
         emit(
             "load",

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from toolkit.errors import BundleError
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -28,9 +30,30 @@ class Engine(ABC):
     def decode(self, token: int) -> Logits:
         """Append one token and return the next token's logits [vocab]."""
 
-    @abstractmethod
-    def score(self, ids: Sequence[int]) -> Logits:
-        """Logits of every position [len(ids), vocab]; row i predicts token i + 1."""
+    def score(self, ids: Sequence[int], first: int = 0) -> Logits:
+        """Logits of the positions from `first` on [len(ids) - first, vocab]; each predicts the next token.
+
+        Here by reading the first ones and decoding the rest, since shipped graphs give a prompt's last
+        logits only.
+        """
+        self.check_length(ids)
+        rows = [self.prefill(ids[: first + 1]), *(self.decode(token) for token in ids[first + 1 :])]
+        return np.stack(rows)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names that `use_adapter` takes."""
+        return []
+
+    def use_adapter(self, name: str | None) -> None:
+        """Answer as the person whose attached adapter is `name`, or with None as the base, from the next
+        prompt on. Raises BundleError if there is no such adapter."""
+        if name is not None:
+            raise BundleError(
+                f"has no attached adapter {name!r}",
+                where=self.name,
+                mend=f"It has: {', '.join(self.adapters) or 'none'}",
+            )
 
     def close(self) -> None:
         """Give the model's memory back."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exporters.bundle import MANIFEST, read_manifest, safe_path
 from runtimes.engine import Engine, Logits
 from toolkit.errors import BundleError
 
@@ -15,7 +16,8 @@ from toolkit.errors import BundleError
 class GenAIEngine(Engine):
     """A folder with `genai_config.json`, run by onnxruntime-genai on the CPU.
 
-    `threads` sets ONNX Runtime's intra-op threads; None leaves the choice to the runtime.
+    `threads` sets ONNX Runtime's intra-op threads; None leaves the choice to the runtime. Adapters that the
+    folder's manifest names as attached are read when they are first used, and stay in memory.
     Raises BundleError if the runtime cannot load the folder.
     """
 
@@ -43,6 +45,20 @@ class GenAIEngine(Engine):
                 mend="Check it with `edgeplm verify`, or export it again",
             ) from error
         self._generator: Any = None
+        self._folder = folder
+        self._adapter: str | None = None
+        self._adapters: Any = None
+        self._loaded: set[str] = set()
+
+    @property
+    def adapters(self) -> list[str]:
+        return list(self._files())
+
+    def use_adapter(self, name: str | None) -> None:
+        if name is not None and name not in self._loaded:
+            self._load_adapter(name)
+        self._generator = None  # what it remembers was read by somebody else
+        self._adapter = name
 
     def prefill(self, ids: Sequence[int]) -> Logits:
         return self._next_logits(self._start(ids))
@@ -53,19 +69,37 @@ class GenAIEngine(Engine):
         self._generator.append_tokens(np.array([[token]], dtype=np.int32))
         return self._next_logits(self._generator)
 
-    def score(self, ids: Sequence[int]) -> Logits:
-        logits = np.asarray(self._start(ids).get_output("logits"), dtype=np.float32)[0]
-        if logits.shape[0] != len(ids):
-            raise BundleError(
-                "its graph gives logits for the last token only, so it cannot be scored",
-                where=self.name,
-                mend="Score the bundle's unpruned twin",
-            )
-        return logits
-
     def close(self) -> None:
         self._generator = None
+        self._adapters = None
+        self._loaded.clear()
         self._model = None
+
+    def _files(self) -> dict[str, Path]:
+        """The attached adapters' files by name, as the manifest says now."""
+        if not (self._folder / MANIFEST).is_file():
+            return {}
+        return {
+            adapter.name: safe_path(self._folder, adapter.file, where=str(self._folder / MANIFEST))
+            for adapter in read_manifest(self._folder).adapters
+            if adapter.file is not None
+        }
+
+    def _load_adapter(self, name: str) -> None:
+        path = self._files().get(name)
+        if path is None:
+            super().use_adapter(name)
+            return
+        try:
+            self._adapters = self._adapters or self._og.Adapters(self._model)
+            self._adapters.load(os.fspath(path), name)
+        except RuntimeError as error:
+            raise BundleError(
+                f"onnxruntime-genai {self.version} cannot load it ({_first_line(error)})",
+                where=str(path),
+                mend="Put the adapter in again with `edgeplm adapters add`",
+            ) from error
+        self._loaded.add(name)
 
     def _start(self, ids: Sequence[int]) -> Any:
         self.check_length(ids)
@@ -73,6 +107,8 @@ class GenAIEngine(Engine):
         # The KV cache is allocated for max_length at once, so it is bounded by the bundle's context.
         parameters.set_search_options(max_length=self.context_length, do_sample=False)
         generator = self._og.Generator(self._model, parameters)
+        if self._adapter is not None:
+            generator.set_active_adapter(self._adapters, self._adapter)
         generator.append_tokens(np.array([list(ids)], dtype=np.int32))
         self._generator = generator
         return generator

@@ -14,12 +14,14 @@ class Plan:
 
     The latency part runs when `repeats` is above 0, the quality part when `prompts_ids` has prompts; a plan
     needs at least one of them. `depths` are the tokens already in the KV cache before the timed decode steps,
-    capped so that the decode fits the context length. `settle_seconds` is the longest wait for a quiet, cool
+    capped so that the decode fits the context length. `adapter` is the attached adapter that answers (none:
+    the base, or the person who is merged into it). `settle_seconds` is the longest wait for a quiet, cool
     machine before the first load (0: no wait).
     """
 
     bundle: str
     threads: int | None = None
+    adapter: str | None = None
     prompt_tokens: int = 128
     decode_tokens: int = 64
     repeats: int = 5
@@ -58,10 +60,15 @@ def _counts(value: object) -> bool:
     return isinstance(value, tuple) and all(_count(item) for item in value)
 
 
+def _named(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 _NATURAL = ("a whole number from 0", _count)
 _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "bundle": ("the path of a bundle folder", lambda value: isinstance(value, str) and value != ""),
+    "bundle": ("the path of a bundle folder", _named),
     "threads": ("a whole number from 1, or none", lambda value: value is None or _positive(value)),
+    "adapter": ("the name of an attached adapter, or none", lambda value: value is None or _named(value)),
     "prompt_tokens": ("a whole number from 1", _positive),
     "decode_tokens": ("a whole number from 1", _positive),
     "repeats": _NATURAL,

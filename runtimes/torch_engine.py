@@ -32,9 +32,9 @@ class TorchEngine(Engine):
             raise RuntimeError("decode before prefill")
         return self._forward([token], keep=1)[-1]
 
-    def score(self, ids: Sequence[int]) -> Logits:
+    def score(self, ids: Sequence[int], first: int = 0) -> Logits:
         self._cache = None
-        return self._forward(ids, keep=0)
+        return self._forward(ids, keep=0)[first:]
 
     @torch.inference_mode()
     def _forward(self, ids: Sequence[int], keep: int) -> Logits:

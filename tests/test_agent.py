@@ -113,7 +113,7 @@ def test_the_agent_imports_neither_torch_nor_the_rest_of_the_toolkit():
     [
         ([], "plan of the run: not a JSON object"),
         ({}, "the field bundle is missing"),
-        ({"bundle": "b", "thread": 2}, "unknown field thread; accepted: bundle, "),
+        ({"bundle": "b", "thread": 2}, "unknown field thread; accepted: adapter, bundle, "),
         ({"bundle": ""}, "bundle: found ''"),
         ({"bundle": "b", "threads": 0}, "threads: found 0, accepted: a whole number from 1, or none"),
         ({"bundle": "b", "repeats": True}, "repeats: found True"),

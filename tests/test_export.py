@@ -13,8 +13,10 @@ import torch
 from tiny import ARCHITECTURES, CONTEXT_LENGTH, Personal, tiny_personal
 
 from exporters.bundle import AdapterInfo, Manifest, Provenance, open_bundle
-from exporters.export import base_twin, export_bundle, golden_checks, repeat_golden
+from exporters.export import export_bundle
+from exporters.golden import golden_checks, repeat_golden
 from exporters.merge import read_adapter
+from exporters.twin import base_twin
 from runtimes import open_engine
 from runtimes.torch_engine import TorchEngine
 from toolkit.chat import ChatFormat

@@ -10,6 +10,7 @@ from tiny import Personal, tiny_base, tiny_personal
 from exporters.bundle import open_bundle
 from exporters.export import export_bundle
 from exporters.onnx.builder import build_onnx, supported_architectures
+from exporters.presets import scheme_of
 from runtimes import open_engine
 from toolkit.errors import BundleError, EdgePLMError, ModelError
 
@@ -28,11 +29,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Personal:
 def test_an_unsupported_architecture_names_the_supported(llama: Personal, tmp_path: Path) -> None:
     import transformers
 
-    config = transformers.GPT2Config(vocab_size=384, n_embd=32, n_layer=1, n_head=2, eos_token_id=2)
-    model = transformers.GPT2LMHeadModel(config)
+    config = transformers.MambaConfig(vocab_size=384, hidden_size=32, num_hidden_layers=1, eos_token_id=2)
+    model = transformers.MambaForCausalLM(config)
     with pytest.raises(ModelError) as error:
         export_bundle(model, llama.chat, llama.job(), tmp_path / "b", one_thread_engine)
-    assert "the architecture GPT2LMHeadModel cannot be exported to ONNX Runtime GenAI" in str(error.value)
+    assert "the architecture MambaForCausalLM cannot be exported to ONNX Runtime GenAI" in str(error.value)
     for name in ("LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM"):
         assert name in str(error.value)
         assert name in supported_architectures()
@@ -48,14 +49,19 @@ def test_gemma_with_rope_scaling_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"rotary scaling \(linear\) cannot be exported.*without rope scaling"
     ):
-        build_onnx(base.folder, tmp_path / "out", "fp32", 128, [2])
+        build_onnx(base.folder, tmp_path / "out", 128, [2])
 
 
-def test_an_unknown_precision(llama: Personal, tmp_path: Path) -> None:
-    with pytest.raises(
-        EdgePLMError, match=r"^export\.precision: unknown precision 'int3'\. Known: int4, int8"
+def test_unknown_names() -> None:
+    for field, value, known in (
+        ("precision", "int3", "int4, int8"),
+        ("preset", "tiny", "smallest, balanced"),
+        ("runtime", "onyx", "onnx, executorch"),
     ):
-        build_onnx(llama.base.folder, tmp_path / "out", "int3", 128, [2])
+        with pytest.raises(
+            EdgePLMError, match=rf"^export\.{field}: unknown {field} '{value}'\. Known: {known}"
+        ):
+            scheme_of(**({"preset": "balanced", "precision": None, "runtime": "onnx"} | {field: value}))
 
 
 def test_a_builder_that_fails_is_a_clear_error(
@@ -67,9 +73,7 @@ def test_a_builder_that_fails_is_a_clear_error(
         raise KeyError("position_ids")
 
     monkeypatch.setattr(builder, "parse_extra_options", fail)
-    with pytest.raises(
-        ModelError, match=r"builder failed \(KeyError: 'position_ids'\)\. Try another precision"
-    ):
+    with pytest.raises(ModelError, match=r"builder failed \(KeyError: 'position_ids'\)\. Report it"):
         export_bundle(llama.model, llama.chat, llama.job(), tmp_path / "b", one_thread_engine)
     assert list(tmp_path.iterdir()) == []
 

@@ -278,7 +278,11 @@ UNKNOWN = [
     ("finetune: {epocks: 3}", "finetune.epocks", "did you mean finetune.epochs?"),
     ("finetune: {model: x}", "finetune.model", "did you mean model or augment.model?"),
     ("finetun: {epochs: 3}", "finetun", "did you mean finetune?"),
-    ("export: {zzz: 3}", "export.zzz", "accepted: runtime, precision, context_length"),
+    (
+        "export: {zzz: 3}",
+        "export.zzz",
+        "accepted: runtime, form, preset, precision, calibration, context_length",
+    ),
     ("<<: {a: 1}", "<<", "no such field"),
 ]
 

@@ -15,6 +15,7 @@ ON_DEVICE = (
     "runtimes",
     "runtimes.agent",
     "runtimes.engine",
+    "runtimes.executorch",
     "runtimes.facts",
     "runtimes.genai",
     "runtimes.plan",
@@ -27,8 +28,11 @@ ON_DEVICE = (
 )
 BUNDLE_READER = ("exporters.bundle", "toolkit", "toolkit.errors", "toolkit.files", "toolkit.json_dataclass")
 DEVICE_LIBRARIES = {"runtimes.agent": {"numpy"}, "runtimes.engine": {"numpy"},
+                    "runtimes.executorch": {"numpy", "executorch", "torch"},
                     "runtimes.genai": {"numpy", "onnxruntime_genai"}}  # fmt: skip
-SEES_ALL = ("toolkit.pipeline", "toolkit.run_report", "toolkit.commands")
+SEES_ALL = ("toolkit.pipeline", "toolkit.bundling", "toolkit.run_report", "toolkit.commands")
+# Programs at the very end: they may see everything, and nobody sees them.
+STUDIES = "benchmarks.studies"
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,11 @@ def test_of_exporters_the_runtimes_know_the_bundle_reader_alone():
     assert not faults, report(faults)
 
 
-def test_of_runtimes_only_the_torch_engine_imports_torch():
+def test_of_runtimes_only_the_torch_engine_and_executorchs_import_torch():
+    """ExecuTorch's Python runtime takes and gives torch tensors."""
     heavy = ("torch", "transformers", "peft", "safetensors", "optimum", "onnx", "onnxscript")
-    faults = [
-        each for each in imports("runtimes") if each.inside(*heavy) and each.module != "runtimes.torch_engine"
-    ]
+    with_torch = ("runtimes.torch_engine", "runtimes.executorch")
+    faults = [each for each in imports("runtimes") if each.inside(*heavy) and each.module not in with_torch]
     assert not faults, report(faults)
 
 
@@ -163,7 +167,16 @@ def test_benchmarks_know_nothing_of_training_exports_or_commands():
     faults = [
         each
         for each in imports("benchmarks")
-        if each.inside(*beyond, "exporters", "torch", "transformers") and not each.inside("exporters.bundle")
+        if each.inside(*beyond, "exporters", "torch", "transformers")
+        and not each.inside("exporters.bundle")
+        and not each.module.startswith(STUDIES)
+    ]
+    assert not faults, report(faults)
+
+
+def test_nobody_imports_a_study():
+    faults = [
+        each for each in imports(*ROOMS) if each.inside(STUDIES) and not each.module.startswith(STUDIES)
     ]
     assert not faults, report(faults)
 
@@ -178,7 +191,7 @@ def test_in_the_toolkit_only_pipeline_and_commands_look_into_other_rooms():
 
 
 def test_nothing_but_the_command_line_imports_the_command_line():
-    allowed = ("toolkit.cli", "toolkit.commands", "toolkit.__main__", "toolkit.reference")
+    allowed = ("toolkit.cli", "toolkit.commands", "toolkit.__main__", "toolkit.reference", STUDIES)
     faults = [
         each
         for each in imports(*ROOMS)

@@ -39,8 +39,8 @@ class Table:
         other.rows = change(self.rows)
         return other
 
-    def score(self, ids: Sequence[int]) -> Array:
-        return np.stack([self.rows[place, token] for place, token in enumerate(ids)])
+    def score(self, ids: Sequence[int], first: int = 0) -> Array:
+        return np.stack([self.rows[place, token] for place, token in enumerate(ids)])[first:]
 
     def generate(self, ids: Sequence[int], max_new_tokens: int, stop: Sequence[int]) -> list[int]:
         given: list[int] = []

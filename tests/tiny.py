@@ -134,7 +134,14 @@ class Personal:
         from exporters.export import ExportJob
         from exporters.merge import read_adapter
 
-        job = ExportJob(self.base, "fp32", 160, "anna", read_adapter(self.adapter), {"name": "rewrite"})
+        job = ExportJob(
+            self.base,
+            "anna",
+            160,
+            precision="fp32",
+            adapter=read_adapter(self.adapter),
+            task={"name": "rewrite"},
+        )
         return replace(job, **changes)
 
 

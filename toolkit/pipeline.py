@@ -5,38 +5,37 @@
     result = run(read_recipe(Path("recipe.yaml")))
 
 The stages write into the run folder (`toolkit.runfolder`): `dataset`, `adapters`, `answers`, `bundle`,
-`verification`, `benchmark` and `report.html`. This is the only module besides the commands that knows the
-exporters, the runtimes and the benchmarks.
+`verification`, `benchmark` and `report.html`; and `weights`, where training or the export needs the base
+quantised.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit.augment import Augmentation, augment, open_teacher, read_augmentation, write_augmentation
+from toolkit.bundling import answer_bundle, base_weights, calibration, make_bundle, verify_bundle
 from toolkit.chat import ChatFormat
-from toolkit.errors import EdgePLMError
 from toolkit.files import write_atomic
 from toolkit.finetune import Finetuning, adapter_folder, finetune, open_chat, read_finetuning
-from toolkit.models import BaseModel, cache_folder, load_model, resolve_model
+from toolkit.models import BaseModel, resolve_model
 from toolkit.profiles import Profile, read_profile
 from toolkit.progress import SILENT, Progress
 from toolkit.quality import (
     ARTIFACT,
     Answers,
     answer_float,
-    answer_limit,
     prompt_limit,
-    query_prompts,
     read_answers,
-    scored,
     write_answers,
 )
-from toolkit.recipe import Recipe, VerifyRecipe
+from toolkit.recipe import Recipe
 from toolkit.runfolder import RunFolder, Stage
 from toolkit.tasks import Task, load_task
+
+_WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -107,10 +106,11 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
         base = resolve_model(recipe.model_source, progress)
         state = _Run(recipe, folder, task, profile, base, open_chat(base), progress)
         augmentation, data = _augment_stage(state)
-        adapters = _finetune_stage(state, augmentation, data)
+        weights = _weights_stage(state)
+        adapters = _finetune_stage(state, augmentation, data, weights)
         finetuning = read_finetuning(adapters.folder)
         answers = _answer_stage(state, adapters, finetuning)
-        bundle = _bundle_stage(state, adapters, finetuning, augmentation)
+        bundle = _bundle_stage(state, adapters, finetuning, augmentation, weights)
         verification = _verification_stage(state, adapters, finetuning, bundle)
         arms = [*read_answers(answers.folder / "answers.json")]
         arms += read_answers(verification.folder / "answers.json")
@@ -170,8 +170,36 @@ def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
     return read_augmentation(stage.folder), stage
 
 
-def _finetune_stage(run: _Run, augmentation: Augmentation | None, data: Stage | None) -> Stage:
+def _weights_stage(run: _Run) -> Stage | None:
+    """The base on the export's grids, where an adapter is trained on it or attached to it."""
+    settings = run.recipe.export
+    if settings.form != "attached" and not run.recipe.finetune.quantization_aware:
+        return None
+
+    def work(folder: Path) -> None:
+        from exporters.quantise.store import write_weights
+
+        weights = base_weights(run.base, settings, _windows(run), run.progress)
+        write_weights(folder / _WEIGHTS, weights)
+
+    return run.folder.stage("weights", {**_identity(run), "export": settings.as_dict()}, work)
+
+
+def _windows(run: _Run) -> Any:
+    return calibration(run.recipe.export, run.chat, run.task, [run.profile])
+
+
+def _finetune_stage(
+    run: _Run, augmentation: Augmentation | None, data: Stage | None, weights: Stage | None
+) -> Stage:
     settings = run.recipe.finetune
+
+    def prepare(model: Any) -> None:
+        from exporters.quantise.calibrate import apply_weights
+        from exporters.quantise.store import read_weights
+
+        if weights and settings.quantization_aware:
+            apply_weights(model, read_weights(weights.folder / _WEIGHTS))
 
     def work(folder: Path) -> None:
         finetune(
@@ -181,12 +209,15 @@ def _finetune_stage(run: _Run, augmentation: Augmentation | None, data: Stage | 
             settings,
             folder,
             synthetic=augmentation.kept if augmentation else (),
+            prepare=prepare,
             seed=run.recipe.seed,
             force=True,
             progress=run.progress,
         )
 
     inputs = {**_identity(run), "finetune": settings.as_dict(), "data": data.key if data else None}
+    if weights and settings.quantization_aware:
+        inputs["weights"] = weights.key
     return run.folder.stage("adapters", inputs, work)
 
 
@@ -212,43 +243,45 @@ def _answer_stage(run: _Run, adapters: Stage, finetuning: Finetuning) -> Stage:
     return run.folder.stage("answers", inputs, work)
 
 
-def _export_job(run: _Run, adapter: Path, finetuning: Finetuning, augmentation: Augmentation | None) -> Any:
+def _provenance(run: _Run, finetuning: Finetuning, augmentation: Augmentation | None) -> Any:
     from exporters.bundle import Provenance
-    from exporters.export import ExportJob
-    from exporters.merge import read_adapter
 
     kept = len(augmentation.kept) if augmentation and finetuning.chosen != "real" else 0
     real = len(run.profile.history) - len(finetuning.validation_ids)
-    return ExportJob(
-        base=run.base,
-        precision=run.recipe.export.precision,
-        context_length=run.recipe.export.context_length,
-        name=run.profile.user_id,
-        adapter=read_adapter(adapter),
-        task=run.task.as_dict(),
-        provenance=Provenance(
-            real_examples=real,
-            synthetic_examples=kept,
-            synthetic_share=round(kept / (real + kept), 4) if real + kept else 0.0,
-            teacher=augmentation.teacher if augmentation and kept else None,
-            profile_sha256=run.profile.digest(),
-        ),
+    return Provenance(
+        real_examples=real,
+        synthetic_examples=kept,
+        synthetic_share=round(kept / (real + kept), 4) if real + kept else 0.0,
+        teacher=augmentation.teacher if augmentation and kept else None,
+        profile_sha256=run.profile.digest(),
     )
 
 
 def _bundle_stage(
-    run: _Run, adapters: Stage, finetuning: Finetuning, augmentation: Augmentation | None
+    run: _Run,
+    adapters: Stage,
+    finetuning: Finetuning,
+    augmentation: Augmentation | None,
+    weights: Stage | None,
 ) -> Stage:
-    from exporters.export import export_bundle
-    from exporters.merge import merge_adapter
-    from runtimes import open_engine
-
     adapter = adapter_folder(adapters.folder, finetuning.chosen)
 
     def work(folder: Path) -> None:
-        merged = merge_adapter(load_model(run.base), adapter)
-        job = _export_job(run, adapter, finetuning, augmentation)
-        export_bundle(merged, run.chat, job, folder, open_engine, force=True, progress=run.progress)
+        from exporters.quantise.store import read_weights
+
+        make_bundle(
+            run.base,
+            adapter,
+            run.recipe.export,
+            folder,
+            name=run.profile.user_id,
+            windows=_windows(run),
+            weights=read_weights(weights.folder / _WEIGHTS) if weights else None,
+            task=run.task,
+            provenance=_provenance(run, finetuning, augmentation),
+            force=True,
+            progress=run.progress,
+        )
 
     inputs = {"adapters": adapters.key, "chosen": finetuning.chosen, "export": run.recipe.export.as_dict()}
     return run.folder.stage("bundle", inputs, work)
@@ -259,107 +292,28 @@ def _verification_stage(run: _Run, adapters: Stage, finetuning: Finetuning, bund
 
     def work(folder: Path) -> None:
         found = verify_bundle(
-            bundle.folder, run.base, adapter, run.recipe.verify, run.task, run.profile, progress=run.progress
+            bundle.folder,
+            run.base,
+            adapter,
+            run.recipe.verify,
+            run.task,
+            run.profile,
+            windows=_windows(run),
+            progress=run.progress,
         )
         write_atomic(folder / "verification.json", json.dumps(found, indent=1) + "\n")
         artifact = answer_bundle(
-            bundle.folder, run.recipe.bench.device, run.task, run.profile, progress=run.progress
+            bundle.folder,
+            run.recipe.bench.device,
+            run.task,
+            run.profile,
+            adapter=_attached(run),
+            progress=run.progress,
         )
         write_answers(folder / "answers.json", [artifact])
 
     inputs = {"bundle": bundle.key, "verify": run.recipe.verify.as_dict(), "device": run.recipe.bench.device}
     return run.folder.stage("verification", inputs, work)
-
-
-def verify_bundle(
-    bundle: Path,
-    base: BaseModel,
-    adapter: Path,
-    limits: VerifyRecipe,
-    task: Task | None = None,
-    profile: Profile | None = None,
-    *,
-    progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """Compare a bundle with the float model it was made from; `exporters.verify` says what is measured.
-
-    The prompts are the person's held-out queries (or history, where there are none); without a profile,
-    passages of neutral text. Returns `Verification.as_dict()` with the thresholds beside it.
-    """
-    from exporters.bundle import open_bundle
-    from exporters.export import ExportJob, base_twin
-    from exporters.merge import merge_adapter
-    from exporters.texts import neutral_windows
-    from exporters.verify import Thresholds, verify
-    from runtimes import open_engine
-    from runtimes.torch_engine import TorchEngine
-
-    manifest = open_bundle(bundle)
-    chat = open_chat(base)
-    if manifest.base_model.sha256 != base.sha256:
-        raise EdgePLMError(
-            f"was made from {manifest.base_model.source}, whose weights are not those of {base.source}",
-            where=str(bundle),
-            mend="Give the base model that it was made from with --model",
-        )
-    model = load_model(base)
-    job = ExportJob(base, manifest.precision.name, manifest.context_length, "base")
-    twin_folder = base_twin(model, chat, job, cache_folder(), open_engine, progress=progress)
-    room = manifest.context_length - limits.continuation - 1
-    if task and profile:
-        asked = (profile.queries or profile.history)[: limits.prompts]
-        prompts = query_prompts(task, chat, asked, room)
-    else:
-        prompts = [window[: min(48, room)] for window in neutral_windows(chat, 64, limits.prompts)]
-    twin, artifact = open_engine(twin_folder), open_engine(bundle)
-    thresholds = Thresholds(limits.min_correlation, limits.min_size, limits.max_size, limits.max_kl)
-    found = verify(
-        float_base=TorchEngine(model),
-        float_personalised=TorchEngine(merge_adapter(load_model(base), adapter)),
-        artifact_base=twin,
-        artifact=artifact,
-        prompts=prompts,
-        stop=chat.stop,
-        neutral=neutral_windows(chat, min(256, manifest.context_length - 1), 4),
-        thresholds=thresholds,
-        continuation=limits.continuation,
-        progress=progress,
-    )
-    twin.close()
-    artifact.close()
-    return {**found.as_dict(), "thresholds": asdict(thresholds), "prompts": len(prompts)}
-
-
-def answer_bundle(
-    bundle: Path, device: str, task: Task, profile: Profile, *, progress: Progress = SILENT
-) -> Answers:
-    """The held-out queries answered by the bundle in its own runtime on `device`."""
-    from benchmarks.protocol import answer_on_device
-    from exporters.bundle import open_bundle
-    from runtimes.devices import parse_device
-
-    manifest = open_bundle(bundle)
-    chat = bundle_chat(bundle)
-    limit = prompt_limit(task, manifest.context_length)
-    ids = answer_on_device(
-        bundle,
-        parse_device(device),
-        query_prompts(task, chat, profile.queries, limit),
-        max_new_tokens=answer_limit(task, chat, profile),
-        stop_ids=manifest.tokens.stop,
-        progress=progress,
-    )
-    return scored(ARTIFACT, [chat.decode(answer) for answer in ids], task, profile.queries)
-
-
-def bundle_chat(bundle: Path) -> ChatFormat:
-    """The tokenizer and chat template that a bundle carries."""
-    from exporters.bundle import read_manifest
-    from toolkit.models import load_tokenizer
-
-    manifest = read_manifest(bundle)
-    base = BaseModel(str(bundle), bundle, manifest.base_model.sha256, manifest.base_model.licence)
-    return ChatFormat(load_tokenizer(base), manifest.tokens.stop)
 
 
 def _benchmark_stage(run: _Run, bundle: Stage) -> Any:
@@ -374,6 +328,7 @@ def _benchmark_stage(run: _Run, bundle: Stage) -> Any:
             bundle.folder,
             parse_device(settings.device),
             threads=settings.threads,
+            adapter=_attached(run),
             prompt_tokens=settings.prompt_tokens,
             decode_tokens=settings.decode_tokens,
             repeats=settings.repeats,
@@ -400,6 +355,11 @@ def _metric_failures(result: RunResult) -> list[str]:
     if lost is None or lost <= limit:
         return []
     return [f"{result.task.primary_metric} is worse in the bundle by {lost:.3f}, wanted at most {limit:g}"]
+
+
+def _attached(run: _Run) -> str | None:
+    """The name under which the person's adapter is attached; None where it is merged."""
+    return run.profile.user_id if run.recipe.export.form == "attached" else None
 
 
 def _identity(run: _Run) -> dict[str, Any]:

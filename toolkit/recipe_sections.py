@@ -144,6 +144,11 @@ class FinetuneRecipe(Settings):
     synthetic_weight: float = setting(
         1.0, "Weight of a synthetic example's loss; a real example's is 1.", above=0
     )
+    quantization_aware: bool = setting(
+        False,
+        "Train on the base as the export quantises it, calibrated and on the same grid, so that the adapter "
+        "learns with the rounding that it will meet.",
+    )
     choose: str = setting(
         "auto",
         "Which adapter is kept. `real`: the one trained on the history alone. `real+synthetic`: on the "
@@ -162,11 +167,51 @@ class FinetuneRecipe(Settings):
 class ExportRecipe(Settings):
     """The bundle that is made of base model and adapter."""
 
-    runtime: str = setting("onnx", "The runtime that the bundle is made for.", choices=("onnx",))
-    precision: str = setting("int4", "Precision of the bundle's weights.", choices=("int4", "int8", "fp32"))
+    runtime: str = setting(
+        "onnx",
+        "The runtime that the bundle is made for: ONNX Runtime GenAI or ExecuTorch (XNNPACK).",
+        choices=("onnx", "executorch"),
+    )
+    form: str = setting(
+        "merged",
+        "How the adapter is shipped. `merged`: in the weights, one bundle a person, fastest. `attached`: a "
+        "small file beside a base that everybody shares, switched at run time.",
+        choices=("merged", "attached"),
+    )
+    preset: str = setting(
+        "balanced",
+        "How finely weights are kept. `smallest`: int4. `balanced`: int4, with head and embedding in int8. "
+        "`faithful`: int8. `exact`: the grid of a base that is Q4_1 or Q8_0 already, without loss.",
+        choices=("smallest", "balanced", "faithful", "exact"),
+    )
+    precision: str | None = setting(
+        None,
+        "Precision of the linear layers, in place of the preset's; fp32 leaves everything in float.",
+        choices=("int4", "int8", "fp32"),
+    )
+    calibration: str = setting(
+        "own",
+        "Text that the quantiser is calibrated on. `own`: the person's history and neutral text, half and "
+        "half. `neutral`: neutral text. `none`: weights are rounded one by one.",
+        choices=("own", "neutral", "none"),
+    )
     context_length: int = setting(
         1024, "Context length of the bundle, prompt and answer together, in tokens.", at_least=64
     )
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
+        """`exact` is the base's own grid: ONNX Runtime's only, and no adapter can be merged into it."""
+        if values["runtime"] == "executorch" and values["form"] == "attached":
+            yield Conflict(("form", "runtime"), "found attached; accepted with executorch: merged")
+        if values["preset"] != "exact":
+            return
+        if values["runtime"] != "onnx":
+            yield Conflict(("preset", "runtime"), "found exact; accepted with executorch: the other presets")
+        if values["form"] != "attached":
+            yield Conflict(("preset", "form"), "found exact; accepted with merged: the other presets")
+        if values["precision"] is not None:
+            yield Conflict(("precision", "preset"), "found one; accepted with exact: null")
 
 
 @dataclass(frozen=True, kw_only=True)

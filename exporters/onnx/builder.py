@@ -1,10 +1,10 @@
 """The ONNX graph, by onnxruntime-genai's model builder as a library call.
 
-Pitfalls of builder 0.18 that are handled here: unknown `extra_options` are ignored without a word (the old
-`int4_*` names among them), so only names that it reads are passed; asymmetric int4 with its default
-algorithm gives a model that does not load, so `k_quant_last` is used; the KV cache is allocated for
-`search.max_length`, which it sets to the model's full context, so both are set to the bundle's context;
-it looks for Gemma 3's two rotary bases where transformers 5 no longer writes them.
+The graph is asked for in float32; `exporters.onnx.weights` puts the quantised weights in. Pitfalls of builder
+0.18 that are handled here: unknown `extra_options` are ignored without a word, so only names it reads are
+passed; the KV cache is allocated for `search.max_length`, which it sets to the model's full context, so both
+are set to the bundle's context; it looks for Gemma 3's two rotary bases where transformers 5 no longer writes
+them.
 """
 
 import json
@@ -15,53 +15,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import EdgePLMError, ModelError
+from toolkit.errors import ModelError
 from toolkit.files import write_atomic
 from toolkit.progress import hushed
-
-PRECISIONS: dict[str, tuple[str, list[str], str]] = {
-    # name: (builder's precision, builder's options, what it is in words)
-    "int4": (
-        "int4",
-        ["algo_config=k_quant_last", "block_size=32", "accuracy_level=4"],
-        "k-quant int4 in blocks of 32, int8 tied head and embedding",
-    ),
-    "int8": ("int8", ["block_size=32", "accuracy_level=4"], "int8 in blocks of 32, float32 embedding"),
-    "fp32": ("fp32", [], "float32"),
-}
-
 
 # The builder makes a graph for these whose logits are off by whole units from transformers' (0.18).
 _WRONG = {"OlmoForCausalLM"}
 
 
-def build_onnx(model_folder: Path, out: Path, precision: str, context_length: int, stop: list[int]) -> None:
-    """Write model.onnx, its data, the tokenizer and genai_config.json into `out`.
+# Logits of the last position only: nobody reads a prompt's others, and they take a quarter of its time.
+_OPTIONS = ["prune_lm_head=true"]
+
+
+def build_onnx(model_folder: Path, out: Path, context_length: int, stop: list[int]) -> None:
+    """Write a float32 model.onnx, its data, the tokenizer and genai_config.json into `out`.
 
     `model_folder` holds float32 weights as transformers saves them; its config.json may gain keys. Raises
-    ModelError if the builder does not support the architecture (the error names those it does), EdgePLMError
-    for an unknown precision.
+    ModelError if the builder fails. What it gets wrong without failing is `refusal`'s to know.
     """
-    if precision not in PRECISIONS:
-        raise EdgePLMError(
-            f"unknown precision {precision!r}",
-            where="export.precision",
-            mend=f"Known: {', '.join(PRECISIONS)}",
-        )
-    builder_precision, options, _ = PRECISIONS[precision]
-    _check_architecture(model_folder)
     _add_flat_rope(model_folder)
     with _offline(), hushed(), _quiet_logging():
         from onnxruntime_genai.models import builder
 
-        common = ("", os.fspath(model_folder), os.fspath(out), builder_precision, "cpu", os.fspath(out))
+        common = ("", os.fspath(model_folder), os.fspath(out), "fp32", "cpu", os.fspath(out))
         try:
-            builder.create_model(*common, **builder.parse_extra_options(*common, options))
+            builder.create_model(*common, **builder.parse_extra_options(*common, _OPTIONS))
         except (NotImplementedError, ValueError, KeyError, AttributeError, RuntimeError) as error:
             raise ModelError(
                 f"onnxruntime-genai's builder failed ({type(error).__name__}: {error})",
                 where=str(model_folder),
-                mend="Try another precision, or report it with the model's config.json",
+                mend="Report it with the model's config.json",
             ) from error
     _finish_config(out, context_length, stop)
 
@@ -78,23 +61,15 @@ def supported_architectures() -> list[str]:
     return sorted(name for name in set(found) - _WRONG if name.endswith("ForCausalLM"))
 
 
-def _check_architecture(model_folder: Path) -> None:
-    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or ["none"])[0]
-    known = supported_architectures()
-    rope = (config.get("rope_parameters") or {}).get("rope_type", "default")
+def refusal(config: Any) -> str | None:
+    """Why the builder cannot make this model's graph, or would make a wrong one; None if it can."""
+    architecture = (config.architectures or ["none"])[0]
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if architecture == "LlamaForCausalLM" and rope not in ("default", "llama3"):
-        raise ModelError(
-            f"the builder leaves out its rotary scaling ({rope}), so the graph would answer wrongly",
-            where="export",
-            mend="Llama models with rope_type default or llama3 can be exported",
-        )
-    if architecture not in known:
-        raise ModelError(
-            f"the architecture {architecture} cannot be exported to ONNX Runtime GenAI",
-            where="export",
-            mend=f"Supported: {', '.join(known)}",
-        )
+        return f"the builder leaves out its rotary scaling ({rope})"
+    if architecture not in supported_architectures():
+        return f"the builder does not know {architecture}"
+    return None
 
 
 def _add_flat_rope(model_folder: Path) -> None:

@@ -6,6 +6,7 @@ import click
 
 from toolkit.commands.common import (
     PATH,
+    adapter_option,
     bundle_argument,
     force_option,
     json_option,
@@ -20,6 +21,7 @@ from toolkit.commands.common import (
 @bundle_argument
 @click.option("--device", default="local", show_default=True, help="local; ssh:// and adb: come later.")
 @click.option("--threads", type=int, help="CPU threads  [default: the runtime's choice].")
+@adapter_option
 @click.option("--prompt-tokens", type=int, default=128, show_default=True)
 @click.option("--decode-tokens", type=int, default=64, show_default=True)
 @click.option("--repeat", "repeats", type=int, default=5, show_default=True)
@@ -31,6 +33,7 @@ def command(
     bundle: Path,
     device: str,
     threads: int | None,
+    adapter: str | None,
     prompt_tokens: int,
     decode_tokens: int,
     repeats: int,
@@ -55,6 +58,7 @@ def command(
         bundle,
         parse_device(device),
         threads=threads,
+        adapter=adapter,
         prompt_tokens=prompt_tokens,
         decode_tokens=decode_tokens,
         repeats=repeats,

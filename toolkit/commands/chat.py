@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from toolkit.commands.common import bundle_argument
+from toolkit.commands.common import adapter_option, bundle_argument
 
 
 @click.command(short_help="Talk to a bundle.")
@@ -18,7 +18,15 @@ from toolkit.commands.common import bundle_argument
 @click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads  [default: the runtime's choice]."
 )
-def command(bundle: Path, prompt: str | None, plain: bool, max_new_tokens: int, threads: int | None) -> None:
+@adapter_option
+def command(
+    bundle: Path,
+    prompt: str | None,
+    plain: bool,
+    max_new_tokens: int,
+    threads: int | None,
+    adapter: str | None,
+) -> None:
     """Answer messages with BUNDLE, here and offline.
 
     A message is put into the bundle's task (say, a review to be rated) unless
@@ -26,12 +34,13 @@ def command(bundle: Path, prompt: str | None, plain: bool, max_new_tokens: int, 
     """
     from exporters.bundle import open_bundle
     from runtimes import open_engine
-    from toolkit.pipeline import bundle_chat
+    from toolkit.bundling import bundle_chat
     from toolkit.tasks import Task
 
     manifest = open_bundle(bundle, hashes=False)
     task = Task.from_dict(manifest.task) if manifest.task and not plain else None
     engine = open_engine(bundle, threads)
+    engine.use_adapter(adapter)
     chat = bundle_chat(bundle)
 
     def answer(message: str) -> None:
@@ -50,7 +59,7 @@ def command(bundle: Path, prompt: str | None, plain: bool, max_new_tokens: int, 
     interactive = sys.stdin.isatty()
     if interactive:
         what = f"task {task.name}" if task else "plain messages"
-        click.echo(f"{manifest.name}: {what}. An empty line ends.")
+        click.echo(f"{adapter or manifest.name}: {what}. An empty line ends.")
     while True:
         if interactive:
             click.echo("> ", nl=False)

@@ -18,6 +18,9 @@ _SET_HELP = "Change a recipe field, such as finetune.epochs=3. Repeatable."
 PATH = click.Path(path_type=Path)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for programs.")
+adapter_option = click.option(
+    "--adapter", metavar="NAME", help="The person, of those attached to the bundle, who answers."
+)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 bundle_argument = click.argument("bundle", type=PATH)
 

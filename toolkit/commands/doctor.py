@@ -11,8 +11,8 @@ from toolkit.commands.common import json_option, print_json, print_table
 
 NEEDED = (
     "torch", "transformers", "peft", "optimum", "safetensors", "gguf", "numpy", "onnx", "onnx-ir",
-    "onnxscript", "onnxruntime", "onnxruntime-genai", "openai", "bm25s", "rapidfuzz", "rouge-score", "click",
-    "pyyaml", "rich", "jinja2", "platformdirs",
+    "onnxscript", "onnxruntime", "onnxruntime-genai", "executorch", "torchao", "pytorch-tokenizers",
+    "openai", "bm25s", "rapidfuzz", "rouge-score", "click", "pyyaml", "rich", "jinja2", "platformdirs",
 )  # fmt: skip
 OPTIONAL = {"datasets": "profiles kept as Hugging Face datasets folders: pip install 'edgeplm[datasets]'"}
 

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from toolkit.commands.common import bundle_argument, json_option, print_json, print_table, watch
+from toolkit.commands.common import (
+    adapter_option,
+    bundle_argument,
+    json_option,
+    print_json,
+    print_table,
+    watch,
+)
 
 
 @click.command(short_help="A person's held-out queries, in the bundle.")
@@ -13,15 +20,22 @@ from toolkit.commands.common import bundle_argument, json_option, print_json, pr
 @click.option("--profile", metavar="PATH", required=True, help="Whose queries.")
 @click.option("--task", "task_name", metavar="NAME|FILE", help="Task  [default: the one in the manifest].")
 @click.option("--user", metavar="ID", help="Which person, if the profile holds several.")
+@adapter_option
 @click.option("--device", default="local", show_default=True, help="Where it answers.")
 @json_option
 def command(
-    bundle: Path, profile: str, task_name: str | None, user: str | None, device: str, as_json: bool
+    bundle: Path,
+    profile: str,
+    task_name: str | None,
+    user: str | None,
+    adapter: str | None,
+    device: str,
+    as_json: bool,
 ) -> None:
     """The task's metric on held-out queries, answered by BUNDLE itself."""
     from exporters.bundle import open_bundle
+    from toolkit.bundling import answer_bundle
     from toolkit.errors import ProfileError
-    from toolkit.pipeline import answer_bundle
     from toolkit.profiles import read_profile
     from toolkit.tasks import Task, load_task
 
@@ -34,7 +48,7 @@ def command(
         raise ProfileError(
             "has no held-out queries to answer", where=profile, mend='Add examples with "split": "query"'
         )
-    arm = answer_bundle(bundle, device, task, person, progress=watch())
+    arm = answer_bundle(bundle, device, task, person, adapter=adapter, progress=watch())
     if as_json:
         rows = [
             {"id": query.id, "input": query.input, "gold": query.output, "answer": answer}

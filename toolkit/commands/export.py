@@ -1,6 +1,8 @@
 """`edgeplm export`: base model and adapter in, verified bundle out."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,22 +15,46 @@ from toolkit.commands.common import (
     short_path,
     watch,
 )
-from toolkit.commands.outcome import size_text, verification_rows
+from toolkit.commands.outcome import advice, size_text, verification_rows
 from toolkit.models import DEFAULT_SOURCE
+
+if TYPE_CHECKING:
+    from exporters.bundle import Manifest
+
+BOTH = "both"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One bundle that was written, and what its verification found."""
+
+    folder: Path
+    manifest: "Manifest"
+    found: dict[str, Any]
 
 
 @click.command(short_help="Base and adapter in, verified bundle out.")
 @click.option("--model", metavar="SOURCE", default=DEFAULT_SOURCE, show_default=True, help="Base model.")
 @click.option("--adapter", type=PATH, required=True, help="Adapter folder, in PEFT's own format.")
 @click.option("--out", type=PATH, required=True, help="The bundle's folder.")
-@click.option("--precision", metavar="NAME", help="int4, int8 or fp32  [default: int4].")
+@click.option("--runtime", metavar="NAME", help="onnx or executorch  [default: onnx].")
+@click.option(
+    "--form",
+    metavar="NAME",
+    help="merged, attached, or both, each in a folder of its own below OUT  [default: merged].",
+)
+@click.option("--preset", metavar="NAME", help="smallest, balanced, faithful or exact  [default: balanced].")
+@click.option("--precision", metavar="NAME", help="int4, int8 or fp32, in place of the preset's.")
+@click.option("--calibration", metavar="NAME", help="own, neutral or none  [default: own].")
 @click.option(
     "--context-length", type=int, metavar="N", help="Prompt and answer together, in tokens  [default: 1024]."
 )
 @click.option(
     "--recipe", "recipe_file", type=PATH, help="Take the export and verify sections of this recipe."
 )
-@click.option("--profile", metavar="PATH", help="Verify on this person's queries instead of neutral text.")
+@click.option(
+    "--profile", metavar="PATH", help="Calibrate on this person's history and verify on their queries."
+)
 @click.option("--task", metavar="NAME|FILE", help="The profile's task; also kept in the manifest.")
 @click.option("--user", metavar="ID", help="Which person, if the profile holds several.")
 @force_option
@@ -37,7 +63,11 @@ def command(
     model: str,
     adapter: Path,
     out: Path,
+    runtime: str | None,
+    form: str | None,
+    preset: str | None,
     precision: str | None,
+    calibration: str | None,
     context_length: int | None,
     recipe_file: Path | None,
     profile: str | None,
@@ -46,21 +76,19 @@ def command(
     force: bool,
     as_json: bool,
 ) -> int:
-    """Merge an adapter into the float base, quantise, and verify.
+    """Merge an adapter into the float base, or attach it to a shared one;
+    quantise, and verify.
 
     The bundle is written even if verification falls short (exit code 3), marked
-    so in its manifest.
+    so in its manifest. More people go into an attached bundle with
+    `edgeplm adapters add`.
     """
-    from dataclasses import replace
-
     from exporters.bundle import write_manifest
-    from exporters.export import ExportJob, export_bundle
-    from exporters.merge import merge_adapter, read_adapter
-    from runtimes import open_engine
+    from exporters.merge import read_adapter
+    from toolkit import bundling
     from toolkit.files import refuse_to_overwrite
     from toolkit.finetune import open_chat
-    from toolkit.models import load_model, resolve_model
-    from toolkit.pipeline import verify_bundle
+    from toolkit.models import resolve_model
     from toolkit.profiles import read_profile
     from toolkit.recipe import ExportRecipe, VerifyRecipe, read_recipe
     from toolkit.tasks import load_task
@@ -68,9 +96,16 @@ def command(
     if (profile is None) != (task is None):
         raise click.UsageError("--profile and --task go together.")
     refuse_to_overwrite(out, force)
-    facts = read_adapter(adapter)
+    read_adapter(adapter)
     recipe = read_recipe(recipe_file) if recipe_file else None
-    flags = {"precision": precision, "context_length": context_length}
+    flags = {
+        "runtime": runtime,
+        "form": None if form == BOTH else form,
+        "preset": preset,
+        "precision": precision,
+        "calibration": calibration,
+        "context_length": context_length,
+    }
     settings = ExportRecipe.from_dict(
         {
             **(recipe.export if recipe else ExportRecipe()).as_dict(),
@@ -78,32 +113,49 @@ def command(
         },
         "command line",
     )
+    wanted = [(settings, out)]
+    if form == BOTH:
+        wanted = [(replace(settings, form=each), out / each) for each in ("merged", "attached")]
     known = load_task(task) if task else None
     person = read_profile(Path(profile), known, user) if profile and known else None
     progress = watch()
     base = resolve_model(model, progress)
-    job = ExportJob(
-        base, settings.precision, settings.context_length, person.user_id if person else adapter.name, facts,
-        known.as_dict() if known else None,
-    )  # fmt: skip
-    merged = merge_adapter(load_model(base), adapter)
-    manifest = export_bundle(merged, open_chat(base), job, out, open_engine, force=force, progress=progress)
+    windows = bundling.calibration(settings, open_chat(base), known, [person] if person else [])
     limits = recipe.verify if recipe else VerifyRecipe()
-    found = verify_bundle(out, base, adapter, limits, known, person, progress=progress)
-    write_manifest(out, replace(manifest, verification=found))
+    made = []
+    for each, folder in wanted:
+        manifest = bundling.make_bundle(
+            base, adapter, each, folder, name=person.user_id if person else adapter.name,
+            windows=windows, task=known, force=force, progress=progress,
+        )  # fmt: skip
+        found = bundling.verify_bundle(
+            folder, base, adapter, limits, known, person, windows=windows, progress=progress
+        )
+        write_manifest(folder, replace(manifest, verification=found))
+        made.append(Exported(folder, manifest, found))
+    _show(made, as_json)
+    return 0 if all(each.found["passed"] for each in made) else 3
+
+
+def _show(made: list[Exported], as_json: bool) -> None:
     if as_json:
-        print_json({"bundle": str(out), "bytes": manifest.total_bytes, "verification": found})
-    else:
+        values = [
+            {"bundle": str(each.folder), "bytes": each.manifest.total_bytes, "verification": each.found}
+            for each in made
+        ]
+        print_json(values[0] if len(values) == 1 else {"bundles": values})
+    for each in [] if as_json else made:
+        precision = each.manifest.precision
         print_table(
             [
-                ("bundle", short_path(out)),
-                ("size", size_text(manifest)),
-                ("precision", f"{manifest.precision.name}: {manifest.precision.scheme}"),
-                *verification_rows(found),
+                ("bundle", short_path(each.folder)),
+                ("size", size_text(each.manifest)),
+                ("precision", f"{precision.preset}: {precision.scheme}"),
+                *verification_rows(each.found),
             ]
         )
-    for failure in found["failures"]:
-        click.echo(f"Check fell short: {failure}", err=True)
-    if found["failures"]:
-        click.echo("A finer precision keeps more: --precision int8 (or fp32).", err=True)
-    return 0 if found["passed"] else 3
+    for each in made:
+        for failure in each.found["failures"]:
+            click.echo(f"Check fell short: {failure}", err=True)
+        if each.found["failures"]:
+            click.echo(advice(each.manifest, "--"), err=True)

@@ -61,7 +61,9 @@ def _print_outcome(result: "RunResult") -> None:
     for failure in result.failures:
         click.echo(click.style(f"Check fell short: {failure}", fg="red"), err=True)
     if result.failures:
-        click.echo("A finer precision keeps more: --set export.precision=int8 (or fp32).", err=True)
+        from exporters.bundle import read_manifest
+
+        click.echo(advice(read_manifest(result.bundle), "--set export."), err=True)
 
 
 def _print_arms(result: "RunResult", manifest: "Manifest") -> None:
@@ -109,6 +111,19 @@ def _speed_rows(result: "RunResult") -> list[tuple[str, str]]:
             ("memory", f"{megabytes(int(speed['peak_rss'].median))} peak, runtime and Python included")
         )
     return rows
+
+
+def advice(manifest: "Manifest", flag: str) -> str:
+    """What keeps more of the personalisation than this bundle; `flag` is how a setting is given."""
+    space = " " if flag == "--" else "="
+    ways = []
+    if manifest.precision.name == "int4":
+        ways.append(f"the finer preset ({flag}preset{space}faithful)")
+    if manifest.runtime.name == "onnxruntime-genai" and all(a.kind == "merged" for a in manifest.adapters):
+        ways.append(f"an attached adapter ({flag}form{space}attached)")
+    if manifest.precision.name != "fp32":
+        ways.append("quantisation-aware training (finetune.quantization_aware: true)")
+    return f"What keeps more: {'; '.join(ways)}." if ways else "Float keeps all there is to keep."
 
 
 def size_text(manifest: "Manifest") -> str:

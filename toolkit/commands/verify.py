@@ -32,10 +32,11 @@ def command(
     is left. Exit code 3 if a check falls short.
     """
     from exporters.bundle import open_bundle
-    from exporters.export import repeat_golden
+    from exporters.golden import repeat_golden
     from runtimes import open_engine
+    from toolkit import bundling
+    from toolkit.finetune import open_chat
     from toolkit.models import resolve_model
-    from toolkit.pipeline import verify_bundle
     from toolkit.profiles import read_profile
     from toolkit.recipe import VerifyRecipe, read_recipe
     from toolkit.tasks import Task
@@ -57,8 +58,10 @@ def command(
         person = read_profile(Path(profile), task, user) if profile and task else None
         limits = read_recipe(recipe_file).verify if recipe_file else VerifyRecipe()
         base = resolve_model(model or manifest.base_model.source, progress)
-        found = verify_bundle(
-            bundle, base, adapter, limits, task if person else None, person, progress=progress
+        known = task if person else None
+        windows = bundling.calibration_of(manifest, open_chat(base), known, [person] if person else [])
+        found = bundling.verify_bundle(
+            bundle, base, adapter, limits, known, person, windows=windows, progress=progress
         )
         problems += found["failures"]
     if as_json:

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def finetune(
     out: Path,
     *,
     synthetic: Sequence[Example] = (),
+    prepare: Callable[[Any], None] | None = None,
     max_length: int | None = None,
     seed: int = 0,
     force: bool = False,
@@ -77,7 +78,9 @@ def finetune(
 
     Each goes into `out/NAME` in PEFT's own format, the report into `out/training.json`. A slice of the
     history (`recipe.validation`) is held out to choose the best epoch and between the adapters; the held-out
-    queries are never looked at. Raises EdgePLMError if no example is left to train on or the loss diverges.
+    queries are never looked at. `prepare` may change the frozen base before each training, in place: to the
+    values of its quantised weights, for quantisation-aware training. Raises EdgePLMError if no example is
+    left to train on or the loss diverges.
     """
     from toolkit.finetune.train import attach_adapter, mean_loss, save_adapter, train
 
@@ -109,6 +112,8 @@ def finetune(
     with staged_directory(out, force=force) as staging:
         for name, examples in arms.items():
             model = load_model(base)
+            if prepare:
+                prepare(model)
             if validation.examples and base_loss is None:
                 base_loss = mean_loss(model, validation.examples, packed=False)
             adapter = attach_adapter(model, recipe, seed)

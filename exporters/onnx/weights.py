@@ -1,0 +1,273 @@
+"""Quantised weights put into a float graph: MatMul becomes MatMulNBits, the embedding GatherBlockQuantized.
+
+The rest of the graph stays as its maker wrote it. Which MatMul belongs to which module of the model is found
+by the weights themselves, not by names: fused projections and other makers' graphs are understood alike, and
+what does not equal a module's float weights is never replaced.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from exporters.quantise.grid import QuantisedWeight
+from toolkit.errors import ModelError
+
+GRAPH, DATA = "model.onnx", "model.onnx.data"
+_DOMAIN = "com.microsoft"
+# MatMulNBits quantises its inputs to int8 in blocks: the integer kernels are several times faster.
+_INT8_ACTIVATIONS = 4
+
+
+def place_weights(
+    folder: Path, floats: Mapping[str, torch.Tensor], weights: Mapping[str, QuantisedWeight]
+) -> None:
+    """Replace float weights by quantised ones in `folder`'s model.onnx and its data.
+
+    `floats` are the float32 weights [out, in] of the modules that `weights` has, as the graph was made from
+    them; a tied embedding is found through its head. Raises ModelError if a weight is not in the graph, so
+    that no layer stays float unnoticed.
+    """
+    import onnx_ir as ir
+
+    model = ir.load(folder / GRAPH)
+    graph = model.graph
+    placed: set[str] = set()
+    heads: dict[str, list[Any]] = {}  # float initialiser -> packed values, for an embedding that shares it
+    by_first_row = {_key(weight[0].numpy()): name for name, weight in floats.items()}
+    for node in list(graph):
+        if node.op_type != "MatMul" or node.inputs[1].const_value is None:
+            continue
+        matrix = node.inputs[1].const_value.numpy()
+        names = _modules_of(matrix, floats, by_first_row)
+        if not names:
+            continue
+        stem = node.inputs[1].name
+        values = _initialisers(graph, stem, _stacked([weights[name] for name in names]))
+        heads[stem] = values
+        _replace_matmul(graph, node, values, weights[names[0]], matrix.shape)
+        placed.update(names)
+    for node in list(graph):
+        if node.op_type == "Gather" and (found := _embedding(node, heads, floats, by_first_row)):
+            name, stem = found
+            values = heads.get(stem) or _initialisers(graph, stem, weights[name])
+            _replace_gather(graph, node, values, weights[name])
+            placed.add(name)
+    if missing := sorted(set(weights) - placed):
+        raise ModelError(
+            f"{len(missing)} quantised layers have no place in the graph (the first: {missing[0]})",
+            where=str(folder / GRAPH),
+            mend="Export with --precision fp32, or report it with the model's config.json",
+        )
+    _drop_unused(graph)
+    _save(model, folder)
+
+
+def _modules_of(
+    matrix: npt.NDArray[Any], floats: Mapping[str, torch.Tensor], by_first_row: Mapping[bytes, str]
+) -> list[str]:
+    """The modules whose weights, side by side, are `matrix` [in, out]; empty if it is anything else."""
+    if matrix.ndim != 2:
+        return []
+    names, column = [], 0
+    while column < matrix.shape[1]:
+        name = by_first_row.get(_key(matrix[:, column]))
+        if name is None:
+            return []
+        rows = floats[name].shape[0]
+        if not np.array_equal(matrix[:, column : column + rows], floats[name].numpy().T):
+            return []
+        names.append(name)
+        column += rows
+    return names
+
+
+def _embedding(
+    node: Any,
+    heads: Mapping[str, Any],
+    floats: Mapping[str, torch.Tensor],
+    by_first_row: Mapping[bytes, str],
+) -> tuple[str, str] | None:
+    """(module, name of the initialiser) if `node` looks up rows of a quantised module's weights."""
+    table = node.inputs[0]
+    maker = table.producer() if table is not None else None
+    if maker is not None and maker.op_type == "Transpose" and maker.inputs[0].name in heads:
+        head = maker.inputs[0]
+        name = by_first_row.get(_key(head.const_value.numpy()[:, 0]))
+        return (name, head.name) if name else None
+    if table is None or table.const_value is None or len(table.const_value.shape) != 2:
+        return None
+    matrix = table.const_value.numpy()
+    name = by_first_row.get(_key(matrix[0]))
+    if name is None or not np.array_equal(matrix, floats[name].numpy()):
+        return None
+    return name, table.name
+
+
+def _stacked(parts: Sequence[QuantisedWeight]) -> QuantisedWeight:
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.grid for part in parts}) > 1:
+        raise ModelError("layers that the graph computes together are on different grids", where="export")
+    offsets = [part.offsets for part in parts]
+    return QuantisedWeight(
+        parts[0].grid,
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat([part.zeros for part in parts]),
+        torch.cat(offsets) if offsets[0] is not None else None,  # type: ignore[arg-type]
+    )
+
+
+def _initialisers(graph: Any, stem: str, weight: QuantisedWeight) -> list[Any]:
+    """Packed codes, scales, zeros (and offsets) as initialisers of the graph, in MatMulNBits' layout."""
+    import onnx_ir as ir
+
+    grid = weight.grid
+    arrays = {
+        f"{stem}_Q{grid.bits}G{grid.block}": pack_codes(weight),
+        f"{stem}_scale": weight.scales.numpy(),
+        f"{stem}_zp": pack_zeros(weight),
+    }
+    if weight.offsets is not None:
+        arrays[f"{stem}_offset"] = np.ascontiguousarray(weight.offsets.numpy().T)
+    values = []
+    for name, array in arrays.items():
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        graph.register_initializer(value)
+        values.append(value)
+    return values
+
+
+def pack_codes(weight: QuantisedWeight) -> npt.NDArray[np.uint8]:
+    """Codes as MatMulNBits keeps them: [out, blocks, block * bits / 8] bytes, the low nibble first."""
+    rows, wide = weight.codes.shape
+    blocks = weight.scales.shape[1]
+    block = weight.grid.block or wide
+    padding = blocks * block - wide
+    codes = torch.nn.functional.pad(weight.codes, (0, padding)).reshape(rows, blocks, block)
+    if padding:  # weights that are not there count as zero
+        codes[:, -1, block - padding :] = weight.zeros[:, -1:]
+    return _nibbles(codes.numpy()) if weight.grid.bits == 4 else codes.numpy()
+
+
+def pack_zeros(weight: QuantisedWeight) -> npt.NDArray[np.uint8]:
+    """Zeros as MatMulNBits keeps them: [out, bytes], two to a byte for int4."""
+    zeros = weight.zeros.numpy()
+    if weight.grid.bits == 8:
+        return zeros
+    return _nibbles(np.pad(zeros, ((0, 0), (0, zeros.shape[1] % 2))))
+
+
+def _nibbles(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(values[..., 0::2] | (values[..., 1::2] << 4))
+
+
+def _replace_matmul(
+    graph: Any, node: Any, values: Sequence[Any], weight: QuantisedWeight, shape: tuple[int, int]
+) -> None:
+    import onnx_ir as ir
+
+    wide, rows = shape
+    attributes = {
+        "K": wide,
+        "N": rows,
+        "bits": weight.grid.bits,
+        "block_size": weight.grid.block,
+        "accuracy_level": _INT8_ACTIVATIONS,
+    }
+    result = node.outputs[0]
+    product = ir.node(
+        "MatMulNBits",
+        [node.inputs[0], *values[:3]],
+        attributes,
+        domain=_DOMAIN,
+        name=f"{node.name}_Q{weight.grid.bits}",
+    )
+    new = [product]
+    if weight.offsets is not None:
+        new += _offset_nodes(node, product.outputs[0], values[3], weight)
+    _swap(graph, node, new, result)
+
+
+def _offset_nodes(node: Any, product: Any, offsets: Any, weight: QuantisedWeight) -> list[Any]:
+    """Add each block's offset times the sum of its inputs: exact where zeros are no integers, and fast."""
+    import onnx_ir as ir
+
+    block, blocks = weight.grid.block, weight.scales.shape[1]
+    stem = node.name
+    shape = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, blocks, block], np.int64))})
+    axes = ir.node("Constant", [], {"value": ir.tensor(np.array([-1], np.int64))})
+    split = ir.node("Reshape", [node.inputs[0], shape.outputs[0]], name=f"{stem}/blocks")
+    sums = ir.node("ReduceSum", [split.outputs[0], axes.outputs[0]], {"keepdims": 0}, name=f"{stem}/sums")
+    shift = ir.node("MatMul", [sums.outputs[0], offsets], name=f"{stem}/offset")
+    total = ir.node("Add", [product, shift.outputs[0]], name=f"{stem}/total")
+    return [shape, axes, split, sums, shift, total]
+
+
+def _replace_gather(graph: Any, node: Any, values: Sequence[Any], weight: QuantisedWeight) -> None:
+    """Rows of the packed head (or of a separate table), made float as they are looked up."""
+    import onnx_ir as ir
+
+    if weight.offsets is not None:
+        raise ModelError("an embedding on the Q4_1 grid cannot be looked up without loss", where="export")
+    rows, wide = weight.codes.shape
+    grid = weight.grid
+    flat = weight.scales.shape[1] * grid.block * grid.bits // 8  # type: ignore[operator]
+    shape = ir.node("Constant", [], {"value": ir.tensor(np.array([rows, flat], np.int64))})
+    table = ir.node("Reshape", [values[0], shape.outputs[0]], name=f"{node.name}/table")
+    look_up = ir.node(
+        "GatherBlockQuantized",
+        [table.outputs[0], node.inputs[1], *values[1:3]],
+        {"bits": grid.bits, "block_size": grid.block, "gather_axis": 0, "quantize_axis": 1},
+        domain=_DOMAIN,
+        name=f"{node.name}BlockQuantized",
+    )
+    new = [shape, table, look_up]
+    padded = weight.scales.shape[1] * grid.block  # type: ignore[operator]
+    if padded != wide:
+        ends = [ir.node("Constant", [], {"value": ir.tensor(np.array([x], np.int64))}) for x in (0, wide, -1)]
+        cut = ir.node(
+            "Slice", [look_up.outputs[0], *(end.outputs[0] for end in ends)], name=f"{node.name}/unpadded"
+        )
+        new += [*ends, cut]
+    _swap(graph, node, new, node.outputs[0])
+
+
+def _swap(graph: Any, old: Any, new: Sequence[Any], result: Any) -> None:
+    """Put `new` where `old` was; the last one's output takes the place and the name of `result`."""
+    import onnx_ir as ir
+
+    last = new[-1].outputs[0]
+    last.type, last.shape = result.type, result.shape
+    ir.convenience.replace_nodes_and_values(graph, old, [old], list(new), [result], [last])
+
+
+def _drop_unused(graph: Any) -> None:
+    """What nothing reads any more: the float weights and the embedding's Transpose."""
+    for node in reversed(list(graph)):
+        if node.op_type == "Transpose" and not any(
+            out.uses() or out.is_graph_output() for out in node.outputs
+        ):
+            graph.remove(node, safe=True)
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Write beside and then replace: the float weights are still read from the old file meanwhile."""
+    import onnx_ir as ir
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".placing.") as beside:
+        ir.save(model, Path(beside) / GRAPH, external_data=DATA)
+        for name in (GRAPH, DATA):
+            shutil.move(Path(beside) / name, folder / name)
+
+
+def _key(row: npt.NDArray[Any]) -> bytes:
+    return np.ascontiguousarray(row).tobytes()

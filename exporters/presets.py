@@ -1,0 +1,114 @@
+"""Presets: how finely a bundle keeps its weights, by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from exporters.quantise.grid import (
+    ONNX_INT4,
+    ONNX_INT8,
+    XNNPACK_INT4,
+    XNNPACK_INT8,
+    Grid,
+    QuantisedWeight,
+)
+from toolkit.errors import EdgePLMError, ModelError
+
+RUNTIMES = ("onnx", "executorch")
+PRECISIONS = ("int4", "int8", "fp32")
+EXACT = "exact"
+_GRIDS: dict[str, dict[str, Grid | None]] = {
+    "onnx": {"int4": ONNX_INT4, "int8": ONNX_INT8, "fp32": None},
+    "executorch": {"int4": XNNPACK_INT4, "int8": XNNPACK_INT8, "fp32": None},
+}
+# name: (precision of the decoder's linear layers, precision of the head and its tied embedding)
+PRESETS: dict[str, tuple[str, str]] = {
+    "smallest": ("int4", "int4"),
+    "balanced": ("int4", "int8"),
+    "faithful": ("int8", "int8"),
+    EXACT: ("as in the base", "as in the base"),
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Grids of the decoder's linear layers and of the head with its tied embedding; None stays float."""
+
+    linear: Grid | None
+    head: Grid | None
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        if self.linear is None and self.head is None:
+            return "float32"
+        return f"{_grid_words(self.linear)}; head and embedding {_grid_words(self.head)}"
+
+
+def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
+    """The grids of `preset` in `runtime`; `precision` replaces that of the linear layers.
+
+    fp32 leaves the head in float as well. Raises EdgePLMError for an unknown name, and for `exact`, whose
+    grids are the base's own (`recover_base`).
+    """
+    for value, known, where in (
+        (preset, PRESETS, "export.preset"),
+        (runtime, RUNTIMES, "export.runtime"),
+        (precision or "int4", PRECISIONS, "export.precision"),
+    ):
+        if value not in known:
+            raise EdgePLMError(
+                f"unknown {where.rpartition('.')[2]} {value!r}",
+                where=where,
+                mend=f"Known: {', '.join(known)}",
+            )
+    if preset == EXACT:
+        raise EdgePLMError("has the base's own grids", where="export.preset exact")
+    linear, head = PRESETS[preset]
+    linear = precision or linear
+    grids = _GRIDS[runtime]
+    return Scheme(grids[linear], None if linear == "fp32" else grids[head])
+
+
+def recover_base(model: Any) -> dict[str, QuantisedWeight]:
+    """A base that is Q4_1 or Q8_0 already, on its own grid, without loss; by module name.
+
+    Raises ModelError if a weight is on neither grid, as in a model that was merged with an adapter.
+    """
+    from exporters.quantise.lossless import recover
+
+    found = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Linear):
+            continue
+        weight = recover(module.weight.data)
+        if weight is None:
+            raise ModelError(
+                f"{name} is on neither of llama.cpp's grids Q4_1 and Q8_0",
+                where="export.preset exact",
+                mend="Use the preset faithful; with an adapter, export it attached, not merged",
+            )
+        found[name] = weight
+    return found
+
+
+def bits_per_weight(weights: Mapping[str, QuantisedWeight]) -> float:
+    """Mean bits of a quantised weight, scales and zeros counted in."""
+    bits = sum(8 * _bytes(weight) for weight in weights.values())
+    return bits / sum(weight.codes.numel() for weight in weights.values())
+
+
+def _bytes(weight: QuantisedWeight) -> float:
+    scales = weight.scales.numel() * weight.grid.scale_dtype.itemsize
+    zeros = 0 if weight.grid.symmetric else weight.zeros.numel() * weight.grid.bits / 8
+    offsets = 0 if weight.offsets is None else weight.offsets.numel() * 4
+    return weight.codes.numel() * weight.grid.bits / 8 + scales + zeros + offsets
+
+
+def _grid_words(grid: Grid | None) -> str:
+    if grid is None:
+        return "float32"
+    per = f"blocks of {grid.block}" if grid.block else "one scale a row"
+    return f"int{grid.bits}, {per}"

@@ -1,0 +1,294 @@
+"""A whole model onto a grid, layer by layer, each on the inputs that the layers before it really give.
+
+GPTQ's order (arXiv 2210.17323, section 4): the windows' hidden states are carried through the decoder one
+layer at a time; within a layer, linears that share an input are quantised together, and those after them see
+the outputs of quantised ones. Beside them go the float model's hidden states, so that a layer can make good a
+part of what the layers before it lost: with inputs F in float and X as they are, the weights that bring X
+closest to the float outputs are W F^T X (X^T X)^-1 (as in GPTAQ, arXiv 2504.02692, section 3), and what is
+quantised lies between them and W. Only one layer's inputs are in memory at a time.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from exporters.quantise.grid import Grid, QuantisedWeight
+from exporters.quantise.solve import DAMPING, quantise
+from toolkit.errors import EdgePLMError
+from toolkit.progress import SILENT, Progress
+
+WINDOW = 256  # tokens
+WINDOWS = 32
+_BATCH = 8
+# How far towards the weights that make good earlier layers' losses; all the way overfits to the windows.
+MAKE_GOOD = 0.5
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Token ids [count, length] to calibrate on; `own` of the windows are people's own examples."""
+
+    ids: torch.Tensor
+    own: int
+
+    @property
+    def sha256(self) -> str:
+        """Which windows these are, without saying what is in them."""
+        return hashlib.sha256(self.ids.to(torch.int64).numpy().tobytes()).hexdigest()
+
+
+def calibration_windows(
+    neutral: Sequence[int],
+    own: Sequence[Sequence[int]] = (),
+    *,
+    count: int = WINDOWS,
+    length: int = WINDOW,
+    seed: int = 0,
+) -> Windows:
+    """Windows to calibrate on: half the people's own examples, half neutral text.
+
+    `own` are examples as the model sees them, prompt and answer; they are put one after the other in random
+    order. Where there are too few of them the neutral text fills up, and the other way round. Raises
+    EdgePLMError if both together fill no window.
+    """
+    examples = list(own)
+    random.Random(seed).shuffle(examples)  # noqa: S311 - an order
+    mine = _cut([token for example in examples for token in example], length)
+    others = _cut(list(neutral), length)
+    mine = mine[: max(count // 2, count - len(others))]
+    chosen = [*mine, *others[: count - len(mine)]]
+    if not chosen:
+        raise EdgePLMError(
+            f"the texts to calibrate on do not fill a window of {length} tokens",
+            where="calibration",
+            mend="Give more text",
+        )
+    return Windows(torch.tensor(chosen), len(mine))
+
+
+def _cut(tokens: Sequence[int], length: int) -> list[list[int]]:
+    return [list(tokens[at : at + length]) for at in range(0, len(tokens) - length + 1, length)]
+
+
+@torch.no_grad()
+def quantise_model(
+    model: Any,
+    linear: Grid | None,
+    head: Grid | None,
+    windows: torch.Tensor | None,
+    progress: Progress = SILENT,
+) -> dict[str, QuantisedWeight]:
+    """The decoder's linear layers of a float causal LM on the grid `linear`, its head (with the embedding) on
+    `head`, by module name; None leaves them float. The model is left as it was.
+
+    `windows` [count, length] are token ids to calibrate on; None rounds each weight by itself. The head and
+    the embedding are rounded in both cases.
+    """
+    found: dict[str, QuantisedWeight] = {}
+    with _restored(model), progress.step("Quantising", total=len(_layers(model)), unit="layers") as advance:
+        found |= _quantise_ends(model, head)
+        if linear is None:
+            return found
+        if windows is None:
+            for prefix, layer in _layers(model).items():
+                for name, module in _linears(layer).items():
+                    found[f"{prefix}.{name}"] = quantise(module.weight.data, linear)
+                advance(1)
+            return found
+        float_hidden, _ = _first_inputs(model, windows)
+        apply_weights(model, found)
+        hidden, arguments = _first_inputs(model, windows)
+        for (prefix, layer), extra in zip(_layers(model).items(), arguments, strict=True):
+            walk = _Layer(layer, extra, hidden)
+            groups = walk.groups()
+            exact = _Layer(layer, extra, float_hidden)
+            float_inputs, float_hidden = exact.inputs_and_outputs([next(iter(group)) for group in groups])
+            for group in groups:
+                reference = float_inputs.pop(next(iter(group)))
+                for name, weight in _quantise_group(group, walk, reference, linear).items():
+                    found[f"{prefix}.{name}"] = weight
+            hidden = walk.outputs()
+            advance(1)
+    return found
+
+
+def apply_weights(model: Any, weights: Mapping[str, QuantisedWeight]) -> None:
+    """Give `model` the values that its quantised weights stand for, in place, a tied embedding with them."""
+    modules = dict(model.named_modules())
+    for name, weight in weights.items():
+        modules[name].weight.data = weight.dequantise()  # a tied embedding is the same parameter
+
+
+def float_weights(model: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The float weights [out, in] of the modules called `names`."""
+    modules = dict(model.named_modules())
+    return {name: modules[name].weight.data for name in names}
+
+
+class _Reached(Exception):  # noqa: N818 - not an error: the input that was wanted is there
+    pass
+
+
+class _Layer:
+    """One decoder layer, run on all windows' hidden states; `extra` are its other arguments."""
+
+    def __init__(self, layer: Any, extra: Mapping[str, Any], hidden: torch.Tensor) -> None:
+        self.layer, self.extra, self.hidden = layer, extra, hidden
+
+    def groups(self) -> list[dict[str, torch.nn.Linear]]:
+        """The layer's linears by name, those that share an input together, in the order of their use."""
+        seen: list[tuple[torch.Tensor, dict[str, torch.nn.Linear]]] = []
+
+        def note(name: str, linear: torch.nn.Linear) -> Any:
+            def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+                for tensor, group in seen:
+                    if tensor is inputs[0]:
+                        group[name] = linear
+                        return
+                seen.append((inputs[0], {name: linear}))
+
+            return linear.register_forward_pre_hook(hook)
+
+        hooks = [note(*pair) for pair in _linears(self.layer).items()]
+        try:
+            self.layer(self.hidden[:1], **self.extra)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [group for _, group in seen]
+
+    def inputs(self, linear: torch.nn.Linear) -> torch.Tensor:
+        """A linear's inputs [tokens, in] over all windows; the layer runs no further than that."""
+        rows: list[torch.Tensor] = []
+
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            rows.append(inputs[0].reshape(-1, linear.in_features))
+            raise _Reached
+
+        handle = linear.register_forward_pre_hook(hook)
+        try:
+            for batch in self.hidden.split(_BATCH):
+                with suppress(_Reached):
+                    self.layer(batch, **self.extra)
+        finally:
+            handle.remove()
+        return torch.cat(rows)
+
+    def inputs_and_outputs(self, names: Sequence[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The inputs [tokens, in] of the linears called `names`, and the layer's hidden states."""
+        rows: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        linears = _linears(self.layer)
+
+        def note(name: str) -> Any:
+            def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+                rows[name].append(inputs[0].reshape(-1, inputs[0].shape[-1]))
+
+            return linears[name].register_forward_pre_hook(hook)
+
+        hooks = [note(name) for name in names]
+        try:
+            outputs = self.outputs()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {name: torch.cat(parts) for name, parts in rows.items()}, outputs
+
+    def outputs(self) -> torch.Tensor:
+        """The layer's hidden states for all windows."""
+        return torch.cat([_first(self.layer(batch, **self.extra)) for batch in self.hidden.split(_BATCH)])
+
+
+def _quantise_group(
+    group: Mapping[str, torch.nn.Linear], walk: _Layer, reference: torch.Tensor, grid: Grid
+) -> dict[str, QuantisedWeight]:
+    """Quantise linears that share an input; `reference` is that input [tokens, in] in the float model."""
+    linears = list(group.values())
+    inputs = walk.inputs(linears[0])
+    hessian = inputs.T @ inputs
+    whole = torch.cat([linear.weight.data for linear in linears])
+    whole = whole + MAKE_GOOD * (_closest(whole, hessian, reference.T @ inputs) - whole)
+    weight = quantise(whole, grid, hessian)
+    rows = [linear.out_features for linear in linears]
+    parts = [part.split(rows) for part in (weight.codes, weight.scales, weight.zeros)]
+    found = {}
+    for index, (name, linear) in enumerate(group.items()):
+        found[name] = QuantisedWeight(grid, *(part[index].contiguous() for part in parts))
+        linear.weight.data = found[name].dequantise()
+    return found
+
+
+def _closest(weight: torch.Tensor, hessian: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
+    """The weights that bring the inputs closest to the float outputs: W C H^-1, both damped."""
+    damping = DAMPING * hessian.diagonal().mean() * torch.eye(len(hessian))
+    return torch.linalg.solve(hessian + damping, (weight @ (cross + damping)).T).T
+
+
+def _first_inputs(model: Any, windows: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    """Hidden states before the first layer [windows, length, hidden], and every layer's other arguments."""
+    extra: list[dict[str, Any]] = []
+    before: list[torch.Tensor] = []
+
+    def note(module: Any, inputs: tuple[torch.Tensor, ...], arguments: dict[str, Any]) -> None:
+        extra.append(arguments)
+
+    def stop(module: Any, inputs: tuple[torch.Tensor, ...], arguments: dict[str, Any]) -> None:
+        before.append(inputs[0])
+        raise _Reached
+
+    layers = list(_layers(model).values())
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    model(input_ids=windows[:1], use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    handle = layers[0].register_forward_pre_hook(stop, with_kwargs=True)
+    for batch in windows.split(_BATCH):
+        with suppress(_Reached):
+            model(input_ids=batch, use_cache=False)
+    handle.remove()
+    return torch.cat(before), extra
+
+
+def _quantise_ends(model: Any, grid: Grid | None) -> dict[str, QuantisedWeight]:
+    """The head, and the embedding where it has weights of its own, rounded.
+
+    A Hessian would serve one of a tied pair at the other's cost.
+    """
+    if grid is None:
+        return {}
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    found = {names[id(head)]: quantise(head.weight.data, grid)}
+    if embedding.weight is not head.weight:
+        found[names[id(embedding)]] = quantise(embedding.weight.data, grid)
+    return found
+
+
+@contextmanager
+def _restored(model: Any) -> Iterator[None]:
+    """Give every parameter its own values back at the end."""
+    before = {name: parameter.data for name, parameter in model.named_parameters()}
+    try:
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.data = before[name]
+
+
+def _layers(model: Any) -> dict[str, torch.nn.Module]:
+    """The decoder's layers by their names in the model."""
+    layers = list(model.get_decoder().layers)
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(layer)]: layer for layer in layers}
+
+
+def _linears(layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    return {name: module for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}
+
+
+def _first(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
