@@ -197,6 +197,14 @@ def test_calibration_serves_the_text_it_was_made_on(tmp_path: Path) -> None:
     assert found[0] < found[1]
 
 
+def test_a_model_without_linear_layers_is_refused() -> None:
+    import transformers
+
+    config = transformers.GPT2Config(vocab_size=384, n_embd=32, n_layer=2, n_head=2)
+    with pytest.raises(ModelError, match=r"GPT2LMHeadModel has no list of layers .* --precision fp32"):
+        quantise_model(transformers.GPT2LMHeadModel(config), ONNX_INT4, ONNX_INT8, None)
+
+
 def test_layers_that_stay_float(tmp_path: Path) -> None:
     model = load_model(tiny_base(tmp_path))
     assert quantise_model(model, None, None, None) == {}

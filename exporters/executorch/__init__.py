@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from exporters.executorch.decoder import Decoder
+from exporters.executorch.slots import TEMPLATE, Slots, write_person, write_slots
 from exporters.quantise.grid import QuantisedWeight
 from toolkit.errors import ModelError
 from toolkit.progress import SILENT, Progress
@@ -32,12 +33,15 @@ def build_executorch(
     context_length: int,
     bos: int | None,
     stop: list[int],
+    slots: Slots | None = None,
     progress: Progress = SILENT,
 ) -> None:
     """Write `out`/model.pte: (tokens int64 [1, T], input_pos int64 [1]) to the last logits [1, vocab].
 
     `model` is a float32 causal LM of transformers and stays as it is. `weights` holds linear layers on
     XNNPACK's grids by module name; layers not in it stay float32. A tied embedding uses the head's codes.
+    With `slots` the weights go to base.ptd, which the program needs beside it, and `slots.write_person` makes
+    more programs over the same base from slots.json and slots.pte.
     Raises ModelError if the architecture is not supported or its graph would answer differently.
     """
     from exporters.executorch.lowering import register_operators, write_program
@@ -48,7 +52,7 @@ def build_executorch(
     gemma = _ARCHITECTURES[model.config.architectures[0]]
     with torch.no_grad():
         _check_graph(model, Decoder(model, {}, context_length, gemma))
-        decoder = Decoder(model, weights, context_length, gemma).eval()
+        decoder = Decoder(model, weights, context_length, gemma, slots).eval()
     # What ExecuTorch's LLM runners read. Without get_max_context_len they fall back to 128.
     metadata: dict[str, Any] = {
         "get_eos_ids": stop,
@@ -62,7 +66,18 @@ def build_executorch(
     }
     if bos is not None:
         metadata["get_bos_id"] = bos
-    write_program(decoder, metadata, out / PROGRAM, progress=progress)
+    if slots is None:
+        write_program(decoder, metadata, out / PROGRAM, progress=progress)
+        return
+    if not slots.shapes:
+        raise ModelError(
+            f"no integer layer of the model is one of {', '.join(slots.targets)}",
+            where="export",
+            mend="Attached adapters need an integer base and the names of its layers",
+        )
+    write_program(decoder, metadata, out / TEMPLATE, slots=slots, progress=progress)
+    write_slots(slots, out)
+    write_person(out, {}, out / PROGRAM)
 
 
 def supported_architectures() -> list[str]:

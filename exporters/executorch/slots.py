@@ -1,10 +1,10 @@
 """Attached adapters: one base for everyone, a small program for each person.
 
-ExecuTorch 1.4 reads a program's weights from a second file, a .ptd, where the program names them and does not
-hold them. The base's weights lie in `base.ptd` once. A person's .pte holds the graph and the LoRA matrices, in
-int8 by rows as XNNPACK takes them. It is made from the export's own .pte by writing the person's matrices over
-placeholders, in a moment and without the library: a weight is named by the SHA-256 of its bytes, so that the
-placeholders of every layer are found by their names and get new ones.
+ExecuTorch 1.4 reads the weights that a program names and does not hold from a second file, a .ptd. The base's
+weights lie in `base.ptd` once. A person's .pte holds the graph and the LoRA matrices, in int8 by rows as XNNPACK
+takes them. It is made from `slots.pte` by writing the matrices over placeholders, in a moment and without the
+library. XNNPACK's weights are named by the SHA-256 of their bytes, so the new ones get new names: two people's
+programs in one process must not share packed weights by name.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from toolkit.errors import AdapterError, BundleError
 from toolkit.files import write_atomic
 
 BASE = "base"  # names base.ptd
-SPEC = "slots.json"
+SPEC, TEMPLATE = "slots.json", "slots.pte"
 _KEY = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -79,15 +79,19 @@ def read_slots(folder: Path) -> Slots:
         ) from None
 
 
-def write_person(template: Path, changes: dict[str, Any], out: Path) -> None:
-    """Write the .pte `out` of one person from the .pte `template` of the base and the slots beside it.
+def write_person(folder: Path, changes: dict[str, Any], out: Path) -> None:
+    """Write the .pte `out` of one person from what `build_executorch` left in `folder`.
 
     `changes` holds by module `a` [rank, in] and `b` [out, rank], scaled, as arrays; none makes the base's own
-    program. A smaller rank than the slots' is filled up with zeros. Raises AdapterError if a change does not fit.
+    program. A smaller rank than the slots' is filled up with zeros. Raises AdapterError if a change does not
+    fit, BundleError if the folder is not complete.
     """
-    slots = read_slots(template.parent)
+    slots, template = read_slots(folder), folder / TEMPLATE
     _check_fit(changes, slots)
-    data = bytearray(template.read_bytes())
+    try:
+        data = bytearray(template.read_bytes())
+    except OSError as error:
+        raise BundleError("cannot be read", where=str(template), mend="Export the base again") from error
     renamed: dict[bytes, bytes] = {}
     for name in slots.shapes:
         for old, new in zip(slots.placeholders(name), _matrices(changes.get(name), slots, name), strict=True):

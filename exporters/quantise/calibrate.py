@@ -19,7 +19,7 @@ import torch
 
 from exporters.quantise.grid import Grid, QuantisedWeight
 from exporters.quantise.solve import DAMPING, quantise
-from toolkit.errors import EdgePLMError
+from toolkit.errors import EdgePLMError, ModelError
 from toolkit.progress import SILENT, Progress
 
 WINDOW = 256  # tokens
@@ -89,28 +89,41 @@ def quantise_model(
     `windows` [count, length] are token ids to calibrate on; None rounds each weight by itself. The head and
     the embedding are rounded in both cases.
     """
+    with _restored(model):
+        found = _quantise_ends(model, head)
+        if linear is not None:
+            found |= _quantise_layers(model, linear, windows, found, progress)
+    return found
+
+
+def _quantise_layers(
+    model: Any,
+    grid: Grid,
+    windows: torch.Tensor | None,
+    ends: Mapping[str, QuantisedWeight],
+    progress: Progress,
+) -> dict[str, QuantisedWeight]:
+    """Every linear of the decoder's layers; `ends` are the head and embedding that they will meet."""
     found: dict[str, QuantisedWeight] = {}
-    with _restored(model), progress.step("Quantising", total=len(_layers(model)), unit="layers") as advance:
-        found |= _quantise_ends(model, head)
-        if linear is None:
-            return found
+    decoder = _layers(model)
+    with progress.step("Quantising", total=len(decoder), unit="layers") as advance:
         if windows is None:
-            for prefix, layer in _layers(model).items():
+            for prefix, layer in decoder.items():
                 for name, module in _linears(layer).items():
-                    found[f"{prefix}.{name}"] = quantise(module.weight.data, linear)
+                    found[f"{prefix}.{name}"] = quantise(module.weight.data, grid)
                 advance(1)
             return found
         float_hidden, _ = _first_inputs(model, windows)
-        apply_weights(model, found)
+        apply_weights(model, ends)
         hidden, arguments = _first_inputs(model, windows)
-        for (prefix, layer), extra in zip(_layers(model).items(), arguments, strict=True):
+        for (prefix, layer), extra in zip(decoder.items(), arguments, strict=True):
             walk = _Layer(layer, extra, hidden)
             groups = walk.groups()
             exact = _Layer(layer, extra, float_hidden)
             float_inputs, float_hidden = exact.inputs_and_outputs([next(iter(group)) for group in groups])
             for group in groups:
                 reference = float_inputs.pop(next(iter(group)))
-                for name, weight in _quantise_group(group, walk, reference, linear).items():
+                for name, weight in _quantise_group(group, walk, reference, grid).items():
                     found[f"{prefix}.{name}"] = weight
             hidden = walk.outputs()
             advance(1)
@@ -122,12 +135,6 @@ def apply_weights(model: Any, weights: Mapping[str, QuantisedWeight]) -> None:
     modules = dict(model.named_modules())
     for name, weight in weights.items():
         modules[name].weight.data = weight.dequantise()  # a tied embedding is the same parameter
-
-
-def float_weights(model: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """The float weights [out, in] of the modules called `names`."""
-    modules = dict(model.named_modules())
-    return {name: modules[name].weight.data for name in names}
 
 
 class _Reached(Exception):  # noqa: N818 - not an error: the input that was wanted is there
@@ -280,10 +287,16 @@ def _restored(model: Any) -> Iterator[None]:
 
 
 def _layers(model: Any) -> dict[str, torch.nn.Module]:
-    """The decoder's layers by their names in the model."""
-    layers = list(model.get_decoder().layers)
-    names = {id(module): name for name, module in model.named_modules()}
-    return {names[id(layer)]: layer for layer in layers}
+    """The decoder's layers by their names in the model; ModelError if there are none with linears."""
+    count = model.config.get_text_config().num_hidden_layers
+    for prefix, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == count and _linears(module):
+            return {f"{prefix}.{index}": layer for index, layer in enumerate(module)}
+    raise ModelError(
+        f"the architecture {type(model).__name__} has no list of layers with linear layers in them",
+        where="export",
+        mend="Export it with --precision fp32",
+    )
 
 
 def _linears(layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:

@@ -21,7 +21,7 @@ _TINY = 1e-10
 
 
 def quantise(
-    weight: torch.Tensor, grid: Grid, hessian: torch.Tensor | None = None, *, rounds: int = 3
+    weight: torch.Tensor, grid: Grid, hessian: torch.Tensor | None = None, *, rounds: int = 2
 ) -> QuantisedWeight:
     """Put float32 `weight` [out, in] on `grid`; `hessian` is X^T X [in, in] of its inputs.
 

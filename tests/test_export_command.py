@@ -1,0 +1,108 @@
+"""`edgeplm export` as people type it: both forms at once, what falls short, what cannot be."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny import Personal, tiny_personal
+
+from toolkit.cli import main
+from toolkit.samples import sample_path
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@dataclass
+class Said:
+    """What a command printed, and how it ended."""
+
+    status: object
+    out: str
+    err: str
+
+
+@pytest.fixture
+def edgeplm(capsys: pytest.CaptureFixture[str]):
+    def call(*arguments: object) -> Said:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Said(ended.value.code, printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def personal(tmp_path_factory: pytest.TempPathFactory) -> Personal:
+    return tiny_personal(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEPLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def of(personal: Personal, out: Path) -> list[object]:
+    return ["export", "--model", personal.base.source, "--adapter", personal.adapter, "--out", out]
+
+
+def test_both_forms_at_once(edgeplm, personal: Personal, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    person = ["--profile", sample_path("bo"), "--task", "rewrite"]
+    said = edgeplm(*of(personal, out), "--form", "both", "--context-length", 256, "--json", *person)
+    assert said.status in (0, 3)
+    merged, attached = json.loads(said.out)["bundles"]
+    assert [Path(each["bundle"]).name for each in (merged, attached)] == ["merged", "attached"]
+    for each in (merged, attached):
+        assert each["verification"]["survival"]["correlation_mean"] > 0.5
+    listed = json.loads(edgeplm("adapters", "list", out / "attached", "--json").out)
+    assert "bo" in json.dumps(listed)
+    for name, form in (("merged", []), ("attached", ["--adapter", "bo"])):
+        plain = edgeplm("chat", out / name, "--prompt", "Hello", "--plain", "--max-new-tokens", 8, *form)
+        assert plain.status == 0 and plain.out.strip()
+    nobody = edgeplm("chat", out / "attached", "--prompt", "Hello", "--adapter", "eve")
+    assert nobody.status == 1 and "no attached adapter 'eve'" in nobody.err and "bo" in nobody.err
+    base = edgeplm("chat", out / "attached", "--prompt", "Hello", "--plain", "--max-new-tokens", 8)
+    person_says = edgeplm(
+        "chat", out / "attached", "--prompt", "Hello", "--plain", "--max-new-tokens", 8, "--adapter", "bo"
+    )
+    assert base.out != person_says.out
+
+
+def test_what_falls_short_names_what_holds(edgeplm, personal: Personal, tmp_path: Path) -> None:
+    recipe = tmp_path / "strict.yaml"
+    recipe.write_text(
+        f"model: {personal.base.source}\ntask: rewrite\nprofile: {sample_path('bo')}\nout: run\n"
+        "verify: {max_kl: 0}\nexport: {calibration: none, context_length: 256}\n"
+    )
+    said = edgeplm(*of(personal, tmp_path / "out"), "--recipe", recipe)
+    assert said.status == 3
+    assert "Check fell short: KL divergence from float" in said.err
+    for way in ("--preset faithful", "--form attached", "finetune.quantization_aware: true"):
+        assert way in said.err
+    assert "int4, blocks of 32" in said.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "exact"], "found exact; accepted with merged: the other presets"),
+        (
+            ["--runtime", "executorch", "--form", "attached"],
+            "found attached; accepted with executorch: merged",
+        ),
+        (["--preset", "tiny"], "accepted: smallest, balanced, faithful or exact"),
+        (["--form", "loose"], "accepted: merged or attached"),
+    ],
+)
+def test_what_cannot_be(edgeplm, personal: Personal, tmp_path: Path, flags: list[str], message: str) -> None:
+    said = edgeplm(*of(personal, tmp_path / "out"), *flags)
+    assert said.status == 1 and message in said.err and "Traceback" not in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_exact_needs_a_base_that_is_on_a_grid(edgeplm, personal: Personal, tmp_path: Path) -> None:
+    said = edgeplm(*of(personal, tmp_path / "out"), "--preset", "exact", "--form", "attached")
+    assert said.status == 1 and "on neither of llama.cpp's grids" in said.err
+    assert list(tmp_path.iterdir()) == []
