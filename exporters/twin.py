@@ -1,6 +1,12 @@
-"""The unpersonalised base as a bundle: what survival is measured against."""
+"""The unpersonalised base, quantised: trained on, attached to, and what survival is measured against.
 
+Calibration takes minutes and several steps of a run need the same base, so that its weights and its bundle
+are kept in the cache, the most recent few of each.
+"""
+
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
@@ -8,13 +14,38 @@ from pathlib import Path
 from typing import Any
 
 from exporters.bundle import open_bundle
-from exporters.export import ExportJob, export_bundle
+from exporters.export import ExportJob, export_bundle, quantised_weights
 from exporters.golden import EngineLike
 from exporters.quantise.calibrate import Windows
+from exporters.quantise.grid import QuantisedWeight
+from exporters.quantise.store import read_weights, write_weights
 from toolkit import __version__
 from toolkit.chat import ChatFormat
 from toolkit.errors import BundleError
 from toolkit.progress import SILENT, Progress
+
+KEPT = 6  # of each kind; a hundred megabytes each for a small model
+
+
+def base_weights(
+    model: Any, job: ExportJob, cache: Path, windows: Windows | None, progress: Progress = SILENT
+) -> dict[str, QuantisedWeight]:
+    """Base `model` on the grids of `job`, calibrated on `windows`; taken from `cache` if it is there."""
+    from safetensors import SafetensorError
+
+    path = cache / "weights" / f"{_key(job, windows)}.safetensors"
+    try:
+        found = read_weights(path)
+        path.touch()
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        found = quantised_weights(model, job, windows, progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making.") as folder:
+            fresh = Path(folder) / path.name
+            write_weights(fresh, found)
+            os.replace(fresh, path)
+        _keep_newest(path.parent)
+    return found
 
 
 def base_twin(
@@ -28,24 +59,43 @@ def base_twin(
     progress: Progress = SILENT,
 ) -> Path:
     """The base exported the way `job` says, calibrated on the same `windows`, and kept in `cache`."""
-    parts = [
-        job.base.sha256[:16],
-        job.runtime,
-        job.preset,
-        job.precision or "own",
-        str(job.context_length),
-        windows.sha256[:16] if windows else "rounded",
-        version("onnxruntime-genai" if job.runtime == "onnx" else "executorch"),
-        __version__,
-    ]
-    target = cache / "bases" / "-".join(parts)
+    runtime = version("onnxruntime-genai" if job.runtime == "onnx" else "executorch")
+    target = cache / "bases" / f"{_key(job, windows)}-{job.context_length}-{runtime}"
     if target.exists():
         try:
             open_bundle(target, hashes=False)
         except BundleError:
             shutil.rmtree(target)
         else:
+            os.utime(target)
             return target
     plain = replace(job, name="base", adapter=None, task=None, provenance=None)
-    export_bundle(model, chat, plain, target, open_engine, windows=windows, force=True, progress=progress)
+    weights = base_weights(model, plain, cache, windows, progress)
+    export_bundle(
+        model,
+        chat,
+        plain,
+        target,
+        open_engine,
+        windows=windows,
+        weights=weights,
+        force=True,
+        progress=progress,
+    )
+    _keep_newest(target.parent)
     return target
+
+
+def _key(job: ExportJob, windows: Windows | None) -> str:
+    calibrated = windows.sha256[:16] if windows else "rounded"
+    parts = (job.base.sha256[:16], job.runtime, job.preset, job.precision or "own", calibrated, __version__)
+    return "-".join(parts)
+
+
+def _keep_newest(folder: Path) -> None:
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

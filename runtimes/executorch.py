@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from exporters.bundle import MANIFEST, read_manifest, safe_path
 from runtimes.engine import Engine, Logits
 from toolkit.errors import BundleError
 
-PROGRAM = "model.pte"
+PROGRAM, BASE = "model.pte", "base.ptd"
 
 
 class ExecuTorchEngine(Engine):
-    """A folder with `model.pte`, run by ExecuTorch on the CPU.
+    """A folder with `model.pte`, and `base.ptd` where adapters are attached, run by ExecuTorch on the CPU.
 
     `threads` sets ExecuTorch's thread pool, of which a process has one: the last engine that asked for a
-    number of threads decides for all. None leaves it as it is.
+    number of threads decides for all. None leaves it as it is. Attached adapters are programs over the same
+    base; the one in use is the only one in memory.
     Raises BundleError if the program cannot be loaded.
     """
 
@@ -28,29 +30,26 @@ class ExecuTorchEngine(Engine):
         import executorch.kernels.quantized  # noqa: F401
         import torch
         from executorch.extension.pybindings import portable_lib
-        from executorch.runtime import Runtime
         from executorch.version import __version__
 
         self.version = __version__
-        self._torch = torch
-        path = folder / PROGRAM
-        try:
-            path.stat()
-            program = Runtime.get().load_program(path)
-            self.context_length = int(program.load_method("get_max_context_len").execute([])[0])
-            self.vocab_size = int(program.load_method("get_vocab_size").execute([])[0])
-            if threads is not None:
-                portable_lib._unsafe_reset_threadpool(threads)
-            self._forward: Any = program.load_method("forward")
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise BundleError(
-                f"ExecuTorch {self.version} cannot load it ({_first_line(error)})",
-                where=str(path),
-                mend="Check it with `edgeplm verify`, or export it again",
-            ) from error
-        # A method's memory belongs to its program.
-        self._program: Any = program
+        self._torch, self._runtime, self._folder = torch, portable_lib, folder
+        if threads is not None:
+            portable_lib._unsafe_reset_threadpool(threads)
         self._position = 0
+        self._load(folder / PROGRAM, "Check it with `edgeplm verify`, or export it again")
+
+    @property
+    def adapters(self) -> list[str]:
+        return list(self._files())
+
+    def use_adapter(self, name: str | None) -> None:
+        files = self._files()
+        if name is not None and name not in files:
+            super().use_adapter(name)
+            return
+        path = self._folder / PROGRAM if name is None else files[name]
+        self._load(path, "Put the adapter in again with `edgeplm adapters add`")
 
     def prefill(self, ids: Sequence[int]) -> Logits:
         self.check_length(ids)
@@ -66,15 +65,44 @@ class ExecuTorchEngine(Engine):
 
     def close(self) -> None:
         self._position = 0
-        self._forward = self._program = None
+        self._program = None
+
+    def _load(self, path: Path, mend: str) -> None:
+        self.close()  # before the next one takes memory
+        base = self._folder / BASE
+        try:
+            path.stat()
+            program = self._runtime._load_for_executorch(str(path), str(base) if base.is_file() else None)
+            self.context_length = int(program.run_method("get_max_context_len", [])[0])
+            self.vocab_size = int(program.run_method("get_vocab_size", [])[0])
+            # The first call reads and packs the weights, which is where damage shows.
+            program.run_method("forward", self._inputs([0], 0))
+        except (OSError, ValueError, IndexError, RuntimeError) as error:
+            raise BundleError(
+                f"ExecuTorch {self.version} cannot load it ({_first_line(error)})", where=str(path), mend=mend
+            ) from error
+        self._program: Any = program
 
     def _step(self, ids: list[int]) -> Logits:
         for token in ids:
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"the model has no token {token}")
-        outputs = self._forward.execute([self._torch.tensor([ids]), self._torch.tensor([self._position])])
+        outputs = self._program.run_method("forward", self._inputs(ids, self._position))
         self._position += len(ids)
         return np.array(outputs[0].numpy(), dtype=np.float32).reshape(-1)
+
+    def _inputs(self, ids: list[int], position: int) -> list[Any]:
+        return [self._torch.tensor([ids]), self._torch.tensor([position])]
+
+    def _files(self) -> dict[str, Path]:
+        """The attached adapters' programs by name, as the manifest says now."""
+        if not (self._folder / MANIFEST).is_file():
+            return {}
+        return {
+            adapter.name: safe_path(self._folder, adapter.file, where=str(self._folder / MANIFEST))
+            for adapter in read_manifest(self._folder).adapters
+            if adapter.file is not None
+        }
 
 
 def _first_line(error: Exception) -> str:

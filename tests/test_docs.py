@@ -158,7 +158,9 @@ def test_make_targets_exist(page):
 
 def options_of(verb):
     command = cli.get_command(click.Context(cli), verb) if verb else cli
-    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    below = getattr(command, "commands", {}).values() if verb else ()
+    parameters = [parameter for each in (command, *below) for parameter in each.params]
+    names = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
     return names | {"-h", "--help"}
 
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from exporters.bundle import AdapterInfo, Manifest, Provenance, open_bundle
 from exporters.export import export_bundle
 from exporters.golden import golden_checks, repeat_golden
 from exporters.merge import read_adapter
-from exporters.twin import base_twin
+from exporters.twin import base_twin, base_weights
 from runtimes import open_engine
 from runtimes.torch_engine import TorchEngine
 from toolkit.chat import ChatFormat
@@ -168,6 +168,23 @@ def test_the_adapter_changes_the_artifact(exported: Exported, tmp_path: Path) ->
     (twin_folder / "model.onnx").unlink()
     base_twin(base, exported.chat, exported.job(), tmp_path, one_thread_engine)
     open_bundle(twin_folder)  # made again
+
+
+def test_the_quantised_base_is_kept_and_the_oldest_go(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, job = load_model(exported.base), exported.job(precision="int4", adapter=None)
+    made = base_weights(base, job, tmp_path, None)
+    (path,) = (tmp_path / "weights").iterdir()
+    monkeypatch.setattr("exporters.twin.quantised_weights", lambda *_: pytest.fail("not from the cache"))
+    again = base_weights(base, job, tmp_path, None)
+    assert all(torch.equal(again[name].dequantise(), made[name].dequantise()) for name in made)
+    monkeypatch.undo()
+    path.write_bytes(path.read_bytes()[:1000])
+    assert set(base_weights(base, job, tmp_path, None)) == set(made)  # damaged: made again
+    monkeypatch.setattr("exporters.twin.KEPT", 1)
+    base_weights(base, replace(job, precision="int8"), tmp_path, None)
+    assert [entry.name.split("-")[3] for entry in (tmp_path / "weights").iterdir()] == ["int8"]
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])

@@ -56,10 +56,12 @@ def calibration_of(
 def base_weights(
     base: BaseModel, settings: ExportRecipe, windows: "Windows | None", progress: Progress = SILENT
 ) -> "dict[str, QuantisedWeight]":
-    """The base model's weights on the grids of the export."""
-    from exporters.export import quantised_weights
+    """The base model's weights on the grids of the export; kept in the cache."""
+    from exporters import twin
 
-    return quantised_weights(load_model(base), _job(base, settings, "base"), windows, progress)
+    return twin.base_weights(
+        load_model(base), _job(base, settings, "base"), cache_folder(), windows, progress
+    )
 
 
 def make_bundle(
@@ -90,6 +92,7 @@ def make_bundle(
     model = load_model(base)
     adapters: dict[str, Path] = {}
     if settings.form == ATTACHED:
+        weights = weights or base_weights(base, settings, windows, progress)
         kinds = {module.rpartition(".")[2] for module in read_low_rank(adapter)}
         job = replace(job, slots=tuple(sorted(kinds)))
         adapters = {name: adapter}
@@ -256,8 +259,16 @@ def _twin_job(base: BaseModel, manifest: "Manifest") -> "ExportJob":
         context_length=manifest.context_length,
         runtime=runtime_key(manifest.runtime.name),
         preset=manifest.precision.preset or "balanced",
-        precision=manifest.precision.name if manifest.precision.preset != "exact" else None,
+        precision=_own_precision(manifest),
     )
+
+
+def _own_precision(manifest: "Manifest") -> str | None:
+    """The precision that was asked for in place of the preset's; None where it is the preset's own."""
+    from exporters.presets import PRESETS
+
+    name, preset = manifest.precision.name, manifest.precision.preset
+    return None if preset in PRESETS and name in (preset, PRESETS[preset][0]) else name
 
 
 def _attached_as(manifest: "Manifest", adapter: Path) -> str | None:

@@ -34,9 +34,17 @@ def command_reference() -> str:
     for verb in VERBS:
         command = cli.get_command(top, verb)
         if command is not None:
-            context = click.Context(command, parent=top, info_name=verb)
-            sections.append(_section(f"edgeplm {verb}", command.get_help(context)))
+            sections += _sections(command, verb, top)
     return "\n".join(sections)
+
+
+def _sections(command: click.Command, name: str, parent: click.Context) -> list[str]:
+    """A command's help, and that of the commands below it."""
+    context = click.Context(command, parent=parent, info_name=name)
+    made = [_section(context.command_path, command.get_help(context))]
+    for below, each in getattr(command, "commands", {}).items():
+        made += _sections(each, below, context)
+    return made
 
 
 def reference_pages() -> dict[str, str]:

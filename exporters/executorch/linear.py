@@ -50,8 +50,8 @@ class AdaptedLinear(nn.Module):
         self.base, self.a, self.b = base, IntegerLinear(a, None), IntegerLinear(b, None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        changed: torch.Tensor = self.base(x) + self.b(quantise_tokens(self.a(x)))
-        return changed
+        change: torch.Tensor = self.b(quantise_tokens(self.a(quantise_tokens(x))))
+        return change + self.base(quantise_tokens(x))
 
 
 class FloatLinear(nn.Module):
@@ -109,10 +109,14 @@ def quantise_tokens(x: torch.Tensor) -> torch.Tensor:
 
 
 def project(x: torch.Tensor, *linears: nn.Module) -> list[torch.Tensor]:
-    """Apply several linear layers to one input, which is rounded once for all that need it."""
-    integer = (IntegerLinear, AdaptedLinear)
-    rounded = quantise_tokens(x) if any(isinstance(each, integer) for each in linears) else x
-    return [each(rounded if isinstance(each, integer) else x) for each in linears]
+    """Apply several linear layers to one input, which is rounded once for all that need it.
+
+    Beside adapted layers each rounds for itself: XNNPACK's partitioner makes two delegates of them otherwise.
+    """
+    if any(isinstance(each, AdaptedLinear) for each in linears):
+        return [each(quantise_tokens(x) if isinstance(each, IntegerLinear) else x) for each in linears]
+    rounded = quantise_tokens(x) if any(isinstance(each, IntegerLinear) for each in linears) else x
+    return [each(rounded if isinstance(each, IntegerLinear) else x) for each in linears]
 
 
 class RMSNorm(nn.Module):

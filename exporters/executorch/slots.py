@@ -1,10 +1,10 @@
 """Attached adapters: one base for everyone, a small program for each person.
 
-ExecuTorch 1.4 reads the weights that a program names and does not hold from a second file, a .ptd. The base's
-weights lie in `base.ptd` once. A person's .pte holds the graph and the LoRA matrices, in int8 by rows as XNNPACK
-takes them. It is made from `slots.pte` by writing the matrices over placeholders, in a moment and without the
-library. XNNPACK's weights are named by the SHA-256 of their bytes, so the new ones get new names: two people's
-programs in one process must not share packed weights by name.
+ExecuTorch 1.4 reads the weights that a program names and does not hold from a second file, a .ptd. The
+base's weights lie in `base.ptd` once. A person's .pte holds the graph and the LoRA matrices, in int8 by rows
+as XNNPACK takes them. It is made from `slots.pte` by writing the matrices over placeholders, in a moment and
+without the library. XNNPACK's weights are named by the SHA-256 of their bytes, so the new ones get new names:
+two people's programs in one process must not share packed weights by name.
 """
 
 import hashlib
