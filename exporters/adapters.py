@@ -7,7 +7,7 @@ longer does, so that a killed process leaves a bundle that opens.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +23,12 @@ from exporters.bundle import (
     write_manifest,
 )
 from exporters.merge import read_adapter
+from exporters.onnx.adapter_file import read_low_rank, write_adapter
 from toolkit.errors import AdapterError, BundleError
 from toolkit.files import sha256_of
 
 ATTACHED = "attached"
 FOLDER = "adapters"
-SUFFIX = ".onnx_adapter"
-RUNTIME = "onnxruntime-genai"
 _LONGEST = 100  # bytes of a name, so that file systems take it with the suffix
 
 
@@ -40,20 +39,17 @@ def add_adapter(bundle: Path, name: str, peft_folder: Path, *, force: bool = Fal
     taken (unless `force`), and for an adapter that is not plain LoRA, does not fit the slots, or changes
     nothing.
     """
-    from exporters.onnx.adapter_file import write_adapter
-    from exporters.onnx.slots import read_slots
-
     check_name(name)
     with _locked(bundle):
         manifest = read_manifest(bundle)
-        slots = read_slots(_graph(bundle, manifest))
+        suffix, write = _writer(bundle, manifest)
         _check_free(name, manifest, bundle, force)
         facts = read_adapter(peft_folder)
-        file = f"{FOLDER}/{name}{SUFFIX}"
+        file = f"{FOLDER}/{name}{suffix}"
         path = safe_path(bundle, file, where=str(bundle))
-        fresh = path.with_name(f".{name}.new{SUFFIX}")
+        fresh = path.with_name(f".{name}.new{suffix}")
         try:
-            write_adapter(peft_folder, slots, fresh)
+            write(peft_folder, fresh)
             entry = BundleFile(file, fresh.stat().st_size, sha256_of(fresh))
             if any(adapter.name == name for adapter in manifest.adapters):
                 manifest = _without(manifest, name)
@@ -139,14 +135,25 @@ def _without(manifest: Manifest, name: str) -> Manifest:
     )
 
 
-def _graph(bundle: Path, manifest: Manifest) -> Path:
+def _writer(bundle: Path, manifest: Manifest) -> tuple[str, Callable[[Path, Path], None]]:
+    """How the bundle's runtime keeps an adapter: the file's suffix, and what writes it from PEFT's folder.
+
+    Raises BundleError if the base has no slots.
+    """
+    if manifest.runtime.name == "executorch":
+        from exporters.executorch.slots import read_slots as read_programs_slots
+        from exporters.executorch.slots import write_person
+
+        read_programs_slots(bundle)
+        return ".pte", lambda folder, out: write_person(bundle, read_low_rank(folder), out)
+    from exporters.onnx.slots import read_slots
+
+    slots = read_slots(_graph(bundle))
+    return ".onnx_adapter", lambda folder, out: write_adapter(folder, slots, out)
+
+
+def _graph(bundle: Path) -> Path:
     """The decoder's graph, as the runtime's configuration names it."""
-    if manifest.runtime.name != RUNTIME:
-        raise BundleError(
-            f"is made for {manifest.runtime.name}, whose adapters cannot be added later",
-            where=str(bundle),
-            mend="Export it for ONNX Runtime with `--form attached`",
-        )
     config = bundle / GENAI_CONFIG
     try:
         name = json.loads(config.read_text(encoding="utf-8"))["model"]["decoder"]["filename"]

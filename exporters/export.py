@@ -49,7 +49,8 @@ class ExportJob:
     """What goes into a bundle besides the weights.
 
     `adapter` is what was merged into the model. `slots` are the target modules, such as q_proj, to which
-    adapters can be attached later: with them the model is the base itself.
+    adapters can be attached later: with them the model is the base itself. ExecuTorch's hold ranks up to
+    `slot_rank`, ONNX Runtime's any.
     """
 
     base: BaseModel
@@ -60,6 +61,7 @@ class ExportJob:
     precision: str | None = None
     adapter: AdapterFacts | None = None
     slots: tuple[str, ...] = ()
+    slot_rank: int = 8
     task: dict[str, Any] | None = None
     provenance: Provenance | None = None
 
@@ -176,13 +178,8 @@ def _build_executorch(
     progress: Progress,
 ) -> Mapping[str, QuantisedWeight]:
     from exporters.executorch import build_executorch, check_supported
+    from exporters.executorch.slots import Slots
 
-    if job.slots:
-        raise EdgePLMError(
-            "adapters cannot be attached to an ExecuTorch bundle",
-            where="export.form attached",
-            mend="Use merged, or the runtime onnx",
-        )
     check_supported(model)
     if weights is None:
         weights = quantised_weights(model, job, windows, progress)
@@ -193,6 +190,7 @@ def _build_executorch(
         context_length=context,
         bos=chat.tokenizer.bos_token_id,
         stop=list(chat.stop),
+        slots=Slots(job.slot_rank, job.slots) if job.slots else None,
         progress=progress,
     )
     chat.tokenizer.save_pretrained(out)

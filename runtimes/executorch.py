@@ -37,6 +37,8 @@ class ExecuTorchEngine(Engine):
         if threads is not None:
             portable_lib._unsafe_reset_threadpool(threads)
         self._position = 0
+        self._adapter: str | None = None
+        self._program: Any = None
         self._load(folder / PROGRAM, "Check it with `edgeplm verify`, or export it again")
 
     @property
@@ -48,7 +50,11 @@ class ExecuTorchEngine(Engine):
         if name is not None and name not in files:
             super().use_adapter(name)
             return
+        if name == self._adapter and self._program is not None:
+            self._position = 0  # what it remembers may have been read by somebody else
+            return
         path = self._folder / PROGRAM if name is None else files[name]
+        self._adapter = name
         self._load(path, "Put the adapter in again with `edgeplm adapters add`")
 
     def prefill(self, ids: Sequence[int]) -> Logits:
@@ -81,7 +87,7 @@ class ExecuTorchEngine(Engine):
             raise BundleError(
                 f"ExecuTorch {self.version} cannot load it ({_first_line(error)})", where=str(path), mend=mend
             ) from error
-        self._program: Any = program
+        self._program = program
 
     def _step(self, ids: list[int]) -> Logits:
         for token in ids:

@@ -338,7 +338,7 @@ def test_the_stock_runner_alone_loads_it_and_says_what_torch_says(plain: Exporte
 
 
 def _readable_answer(exported: Exported, length: int) -> tuple[str, str]:
-    """A prompt and torch's greedy answer, each token of which is text: the runner's binding takes no other."""
+    """A prompt and torch's greedy answer of tokens that are text: the runner's binding takes no other."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(exported.folder / "tiny-llama", trust_remote_code=False)

@@ -89,8 +89,8 @@ def test_what_falls_short_names_what_holds(edgeplm, personal: Personal, tmp_path
     [
         (["--preset", "exact"], "found exact; accepted with merged: the other presets"),
         (
-            ["--runtime", "executorch", "--form", "attached"],
-            "found attached; accepted with executorch: merged",
+            ["--runtime", "executorch", "--form", "attached", "--precision", "fp32"],
+            "found fp32; accepted with executorch, attached: int4 or int8",
         ),
         (["--preset", "tiny"], "accepted: smallest, balanced, faithful or exact"),
         (["--form", "loose"], "accepted: merged or attached"),

@@ -93,8 +93,10 @@ def make_bundle(
     adapters: dict[str, Path] = {}
     if settings.form == ATTACHED:
         weights = weights or base_weights(base, settings, windows, progress)
-        kinds = {module.rpartition(".")[2] for module in read_low_rank(adapter)}
-        job = replace(job, slots=tuple(sorted(kinds)))
+        changes = read_low_rank(adapter)
+        kinds = {module.rpartition(".")[2] for module in changes}
+        rank = max(change.rank for change in changes.values())
+        job = replace(job, slots=tuple(sorted(kinds)), slot_rank=rank)
         adapters = {name: adapter}
     else:
         job, model, weights = replace(job, adapter=facts), merge_adapter(model, adapter), None

@@ -202,8 +202,10 @@ class ExportRecipe(Settings):
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
         """`exact` is the base's own grid: ONNX Runtime's only, and no adapter can be merged into it."""
-        if values["runtime"] == "executorch" and values["form"] == "attached":
-            yield Conflict(("form", "runtime"), "found attached; accepted with executorch: merged")
+        if (values["runtime"], values["form"], values["precision"]) == ("executorch", "attached", "fp32"):
+            yield Conflict(
+                ("precision", "form"), "found fp32; accepted with executorch, attached: int4 or int8"
+            )
         if values["preset"] != "exact":
             return
         if values["runtime"] != "onnx":

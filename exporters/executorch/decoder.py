@@ -49,6 +49,8 @@ class Attention:
 class BeforeAttention(nn.Module):
     """Hidden states [1, T, hidden] and rotary tables [1, T, 1, dim] to q, k and v [1, T, heads, dim]."""
 
+    rotation: torch.Tensor
+
     def __init__(self, layer: Any, name: str, make: MakeLinear, gemma: bool) -> None:
         super().__init__()
         attention = layer.self_attn
@@ -136,6 +138,8 @@ class Decoder(nn.Module):
     earlier positions are kept inside, float32 [1, context, heads, dim].
     """
 
+    positions: torch.Tensor
+
     def __init__(
         self, model: Any, weights: Weights, context_length: int, gemma: bool, slots: "Slots | None" = None
     ) -> None:
@@ -184,7 +188,7 @@ class Decoder(nn.Module):
             keys, values = getattr(self, f"keys_{i}"), getattr(self, f"values_{i}")
             torch.ops.llama.update_cache(k, keys, start)
             torch.ops.llama.update_cache(v, values, start)
-            mask = masks.get(each.window)
+            mask = masks[each.window] if each.window else None
             attended = torch.ops.llama.custom_sdpa(
                 q, keys, values, start, mask, 0.0, mask is None, each.scale
             )
@@ -213,7 +217,8 @@ class Decoder(nn.Module):
             yield (hidden[:, :1], attended[:, :1]) if last else (hidden, attended, cos, sin)
 
     def _tables(self, kind: str, start: Any, length: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(getattr(self, f"{name}_{kind}").narrow(1, start, length) for name in ("cos", "sin"))
+        cos, sin = getattr(self, f"cos_{kind}"), getattr(self, f"sin_{kind}")
+        return cos.narrow(1, start, length), sin.narrow(1, start, length)
 
     def _mask(self, window: int, start: Any, length: Any) -> torch.Tensor:
         """Additive mask [T, context]: a token sees itself and the `window` - 1 before it."""

@@ -19,6 +19,11 @@ class IntegerLinear(nn.Module):
     The codes are stored as they came, signed, and no step of the export touches them again.
     """
 
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+    bias: torch.Tensor | None
+
     def __init__(self, weight: QuantisedWeight, bias: torch.Tensor | None) -> None:
         super().__init__()
         bits, wide = weight.grid.bits, weight.codes.shape[1]
@@ -56,6 +61,9 @@ class AdaptedLinear(nn.Module):
 
 class FloatLinear(nn.Module):
     """A linear layer in float32, a copy of `linear` that shares its weights."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
 
     def __init__(self, linear: Any) -> None:
         super().__init__()
@@ -125,6 +133,10 @@ class RMSNorm(nn.Module):
     The mean is a product with a row of 1/n, whose bias is epsilon.
     """
 
+    weight: torch.Tensor
+    mean: torch.Tensor
+    epsilon: torch.Tensor
+
     def __init__(self, weight: torch.Tensor, epsilon: float) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().float())
@@ -141,6 +153,9 @@ class TanhGELU(nn.Module):
     x / 2 * (1 + tanh(u)) is x * sigmoid(2u) with u = sqrt(2 / pi) * (x + 0.044715 x^3).
     """
 
+    linear: torch.Tensor
+    cubic: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         twice = 2.0 * math.sqrt(2.0 / math.pi)
@@ -153,6 +168,8 @@ class TanhGELU(nn.Module):
 
 class FloatEmbedding(nn.Module):
     """An embedding in float32; `scale` multiplies every vector."""
+
+    weight: torch.Tensor
 
     def __init__(self, weight: torch.Tensor, scale: float) -> None:
         super().__init__()

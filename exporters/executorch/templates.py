@@ -199,7 +199,8 @@ def _passes(keep: Callable[[Any], None] | None) -> Iterator[None]:
         def transform(self) -> Any:
             if keep is None:
                 return self.exported_program
-            self.passes = [each for each in self.passes if each.__name__ not in _IDLE_PASSES]
+            chosen = [each for each in self.passes if each.__name__ not in _IDLE_PASSES]
+            self.passes: list[Any] = chosen
             program = super().transform()
             keep(program)
             return program

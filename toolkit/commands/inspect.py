@@ -2,11 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from toolkit.commands.common import bundle_argument, json_option, megabytes, print_json, print_table
 from toolkit.commands.outcome import verification_rows
+
+if TYPE_CHECKING:
+    from exporters.bundle import PrecisionInfo
 
 
 @click.command(short_help="What is in a bundle.")
@@ -21,14 +25,16 @@ def command(bundle: Path, as_json: bool) -> None:
         print_json(asdict(manifest))
         return
     base, precision = manifest.base_model, manifest.precision
+    preset = f" ({precision.preset})" if precision.preset else ""
     rows = [
         ("name", manifest.name),
         ("made", f"{manifest.created} by edgeplm {manifest.edgeplm_version}"),
         ("base model", f"{base.source} ({base.architecture}, {base.parameters / 1e6:.0f} M parameters)"),
         ("licence", base.licence),
         ("runtime", f"{manifest.runtime.name} {manifest.runtime.version}"),
-        ("precision", f"{precision.name}, {precision.bits_per_weight:g} bits a weight"),
+        ("precision", f"{precision.name}{preset}, {precision.bits_per_weight:g} bits a weight"),
         ("", precision.scheme),
+        *_calibration_row(precision),
         ("context", f"{manifest.context_length} tokens"),
         ("task", str((manifest.task or {}).get("name", "none"))),
     ]
@@ -52,3 +58,10 @@ def command(bundle: Path, as_json: bool) -> None:
     for extra in sorted(p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()):
         if extra not in listed:
             click.echo(f"Not in the manifest: {extra}", err=True)
+
+
+def _calibration_row(precision: "PrecisionInfo") -> list[tuple[str, str]]:
+    about = precision.calibration
+    if about is None:
+        return []
+    return [("", f"calibrated on {about.windows} windows of text, {about.own} of them people's own examples")]
