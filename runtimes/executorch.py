@@ -36,6 +36,7 @@ class ExecuTorchEngine(Engine):
         self._torch, self._runtime, self._folder = torch, portable_lib, folder
         if threads is not None:
             portable_lib._unsafe_reset_threadpool(threads)
+            torch.set_num_threads(threads)  # ExecuTorch's own operators take torch's threads
         self._position = 0
         self._adapter: str | None = None
         self._program: Any = None

@@ -1,0 +1,1 @@
+"""Studies: programs at the very end, which compare and which nobody imports."""
