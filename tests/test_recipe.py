@@ -281,7 +281,7 @@ UNKNOWN = [
     (
         "export: {zzz: 3}",
         "export.zzz",
-        "accepted: runtime, form, preset, precision, calibration, context_length",
+        "accepted: runtime, form, preset, precision, calibration, windows, context_length",
     ),
     ("<<: {a: 1}", "<<", "no such field"),
 ]
@@ -353,7 +353,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"verify": {"min_size": 2.0}},
-        "verify.max_size: found 1.6; accepted: number above verify.min_size, 2.0",
+        "verify.max_size: found 1.4; accepted: number above verify.min_size, 2.0",
     ),
     (
         {"augment": {"enabled": False}, "finetune": {"choose": "real+synthetic"}},

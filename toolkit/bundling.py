@@ -38,7 +38,7 @@ def calibration(
             encoded = encode_history(profile.history, task, chat, max_length=settings.context_length)
             own += [[*example.prompt, *example.answer] for example in encoded.examples]
     neutral = chat.tokenizer(calibration_text(), add_special_tokens=False)["input_ids"]
-    return calibration_windows(neutral, own)
+    return calibration_windows(neutral, own, count=settings.windows)
 
 
 def calibration_of(
@@ -49,7 +49,7 @@ def calibration_of(
     if about is None:
         return None
     source = "own" if about.own else "neutral"
-    settings = ExportRecipe(calibration=source, context_length=manifest.context_length)
+    settings = ExportRecipe(calibration=source, context_length=manifest.context_length, windows=about.windows)
     return calibration(settings, chat, task, profiles)
 
 

@@ -195,6 +195,12 @@ class ExportRecipe(Settings):
         "half. `neutral`: neutral text. `none`: weights are rounded one by one.",
         choices=("own", "neutral", "none"),
     )
+    windows: int = setting(
+        32,
+        "Windows of 256 tokens to calibrate on; more take longer and lose less.",
+        at_least=1,
+        at_most=1024,
+    )
     context_length: int = setting(
         1024, "Context length of the bundle, prompt and answer together, in tokens.", at_least=64
     )
@@ -221,20 +227,20 @@ class VerifyRecipe(Settings):
     """Whether the personalisation survived the export; a bundle beyond these limits fails."""
 
     min_correlation: float = setting(
-        0.75,
+        0.85,
         "Lowest correlation between the change that the adapter makes to the logits in the bundle and the "
         "one that it makes in float.",
         at_least=-1,
         at_most=1,
     )
     min_size: float = setting(
-        0.6, "Lowest size of the bundle's change, as a ratio to the size of the float change.", at_least=0
+        0.7, "Lowest size of the bundle's change, as a ratio to the size of the float change.", at_least=0
     )
     max_size: float = setting(
-        1.6, "Highest size of the bundle's change, as a ratio to the size of the float change.", above=0
+        1.4, "Highest size of the bundle's change, as a ratio to the size of the float change.", above=0
     )
     max_kl: float = setting(
-        0.6,
+        0.2,
         "Highest KL divergence, in nats, of the bundle from the float personalised model, at the answer's "
         "positions.",
         at_least=0,
