@@ -27,8 +27,8 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def two_people(tmp_path: Path) -> Path:
     path = tmp_path / "people.jsonl"
     rows = [
-        {"id": f"{user}{index}", "user_id": user, "input": f"{word} number {index}", "output": str(1 + index % 5),
-         "split": "query" if index > 8 else "history"}
+        {"id": f"{user}{index}", "user_id": user, "input": f"{word} number {index}",
+         "output": str(1 + index % 5), "split": "query" if index > 8 else "history"}
         for user, word in (("ann", "Fine"), ("ben", "Poor"))
         for index in range(11)
     ]  # fmt: skip
