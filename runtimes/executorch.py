@@ -1,6 +1,9 @@
 """The ExecuTorch engine."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +29,18 @@ class ExecuTorchEngine(Engine):
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         # torch's libraries must be loaded before the runtime's; the others register operators.
-        import executorch.extension.llm.custom_ops.custom_ops
-        import executorch.kernels.quantized  # noqa: F401
-        import torch
-        from executorch.extension.pybindings import portable_lib
-        from executorch.version import __version__
+        with _native_hushed():
+            import executorch.extension.llm.custom_ops.custom_ops
+            import executorch.kernels.quantized  # noqa: F401
+            import torch
+            from executorch.extension.pybindings import portable_lib
+            from executorch.version import __version__
 
+            if threads is not None:
+                portable_lib._unsafe_reset_threadpool(threads)
+                torch.set_num_threads(threads)  # ExecuTorch's own operators take torch's threads
         self.version = __version__
         self._torch, self._runtime, self._folder = torch, portable_lib, folder
-        if threads is not None:
-            portable_lib._unsafe_reset_threadpool(threads)
-            torch.set_num_threads(threads)  # ExecuTorch's own operators take torch's threads
         self._position = 0
         self._adapter: str | None = None
         self._program: Any = None
@@ -79,11 +83,12 @@ class ExecuTorchEngine(Engine):
         base = self._folder / BASE
         try:
             path.stat()
-            program = self._runtime._load_for_executorch(str(path), str(base) if base.is_file() else None)
-            self.context_length = int(program.run_method("get_max_context_len", [])[0])
-            self.vocab_size = int(program.run_method("get_vocab_size", [])[0])
-            # The first call reads and packs the weights, which is where damage shows.
-            program.run_method("forward", self._inputs([0], 0))
+            with _native_hushed():
+                program = self._runtime._load_for_executorch(str(path), str(base) if base.is_file() else None)
+                self.context_length = int(program.run_method("get_max_context_len", [])[0])
+                self.vocab_size = int(program.run_method("get_vocab_size", [])[0])
+                # The first call reads and packs the weights, which is where damage shows.
+                program.run_method("forward", self._inputs([0], 0))
         except (OSError, ValueError, IndexError, RuntimeError) as error:
             raise BundleError(
                 f"ExecuTorch {self.version} cannot load it ({_first_line(error)})", where=str(path), mend=mend
@@ -110,6 +115,23 @@ class ExecuTorchEngine(Engine):
             for adapter in read_manifest(self._folder).adapters
             if adapter.file is not None
         }
+
+
+@contextmanager
+def _native_hushed() -> Iterator[None]:
+    """Keep off standard error what the C++ libraries write there of processors, threads and allocators.
+
+    What goes wrong they raise as well.
+    """
+    sys.stderr.flush()
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _first_line(error: Exception) -> str:
