@@ -45,7 +45,7 @@ def write_program(
                 outside = slots is not None
                 _save(_to_executorch(stitched, metadata, delegate=False, outside=outside), path)
                 share_equal_bytes(path)
-                _check_output(decoder, path, metadata.get("get_bos_id", 0))
+                _check_output(decoder, path, metadata.get("get_bos_id", 1))
         except (UnsuitedError, ValueError, struct.error) as reason:
             if slots is not None:
                 raise ModelError(
