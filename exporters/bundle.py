@@ -234,6 +234,21 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def attached_files(folder: Path) -> dict[str, Path]:
+    """The attached adapters' files by name, as the manifest says now; none where there is no manifest.
+
+    Raises BundleError for a manifest that cannot be used.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return {}
+    return {
+        adapter.name: safe_path(folder, adapter.file, where=str(manifest))
+        for adapter in read_manifest(folder).adapters
+        if adapter.file is not None
+    }
+
+
 def _refuse_native_code(config: Path) -> None:
     """BundleError if ONNX Runtime GenAI's configuration names a library: the runtime would load and run it.
 

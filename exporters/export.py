@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ from toolkit.files import staged_directory
 from toolkit.models import BaseModel, write_plain_rope_theta
 from toolkit.progress import SILENT, Progress
 
-MERGED, ATTACHED = "merged", "attached"
-FORMS = (MERGED, ATTACHED)
+MERGED = "merged"
+MakeWeights = Callable[[], Mapping[str, QuantisedWeight]]
 # What a bundle's manifest calls the runtime, and the packages that its making depends on.
 _RUNTIME = {
     "onnx": ("onnxruntime-genai", ("torch", "transformers", "peft", "onnx", "onnxruntime")),
@@ -112,7 +113,11 @@ def export_bundle(
     )
     with staged_directory(out, force=force) as staging:
         build = {"onnx": _build_onnx, "executorch": _build_executorch}[job.runtime]
-        weights = build(model, chat, job, weights, windows, staging, context, progress)
+        make_weights = partial(quantised_weights, model, job, windows, progress)
+        given = weights
+        weights = build(
+            model, chat, job, make_weights if given is None else lambda: given, staging, context, progress
+        )
         manifest = _manifest(model, chat, job, weights, windows, staging, context)
         write_manifest(staging, manifest)  # the engine reads it to know the runtime
         engine = open_engine(staging)
@@ -135,8 +140,7 @@ def _build_onnx(
     model: Any,
     chat: ChatFormat,
     job: ExportJob,
-    weights: Mapping[str, QuantisedWeight] | None,
-    windows: Windows | None,
+    make_weights: MakeWeights,
     out: Path,
     context: int,
     progress: Progress,
@@ -157,8 +161,7 @@ def _build_onnx(
             build_onnx(folder, out, context, chat.stop)
         else:
             build_onnx_dynamo(model, folder, out, context_length=context, stop=list(chat.stop))
-    if weights is None:
-        weights = quantised_weights(model, job, windows, progress)
+    weights = make_weights()
     with progress.step("Putting the weights into the graph"):
         modules = dict(model.named_modules())
         place_weights(out, {name: modules[name].weight.data for name in weights}, weights)
@@ -171,8 +174,7 @@ def _build_executorch(
     model: Any,
     chat: ChatFormat,
     job: ExportJob,
-    weights: Mapping[str, QuantisedWeight] | None,
-    windows: Windows | None,
+    make_weights: MakeWeights,
     out: Path,
     context: int,
     progress: Progress,
@@ -181,8 +183,7 @@ def _build_executorch(
     from exporters.executorch.slots import Slots
 
     check_supported(model)
-    if weights is None:
-        weights = quantised_weights(model, job, windows, progress)
+    weights = make_weights()
     build_executorch(
         model,
         dict(weights),

@@ -75,3 +75,8 @@ class Engine(ABC):
         """ValueError if `ids` is empty or leaves no room for one more token."""
         if not 0 < len(ids) < self.context_length:
             raise ValueError(f"a prompt of {len(ids)} tokens does not fit a context of {self.context_length}")
+
+
+def first_line(error: Exception) -> str:
+    """What a runtime's own error says, short enough for one line of ours."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

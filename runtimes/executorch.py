@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from exporters.bundle import MANIFEST, read_manifest, safe_path
-from runtimes.engine import Engine, Logits
+from exporters.bundle import attached_files
+from runtimes.engine import Engine, Logits, first_line
 from toolkit.errors import BundleError
 
 PROGRAM, BASE = "model.pte", "base.ptd"
@@ -48,10 +48,10 @@ class ExecuTorchEngine(Engine):
 
     @property
     def adapters(self) -> list[str]:
-        return list(self._files())
+        return list(attached_files(self._folder))
 
     def use_adapter(self, name: str | None) -> None:
-        files = self._files()
+        files = attached_files(self._folder)
         if name is not None and name not in files:
             super().use_adapter(name)
             return
@@ -91,7 +91,7 @@ class ExecuTorchEngine(Engine):
                 program.run_method("forward", self._inputs([0], 0))
         except (OSError, ValueError, IndexError, RuntimeError) as error:
             raise BundleError(
-                f"ExecuTorch {self.version} cannot load it ({_first_line(error)})", where=str(path), mend=mend
+                f"ExecuTorch {self.version} cannot load it ({first_line(error)})", where=str(path), mend=mend
             ) from error
         self._program = program
 
@@ -105,16 +105,6 @@ class ExecuTorchEngine(Engine):
 
     def _inputs(self, ids: list[int], position: int) -> list[Any]:
         return [self._torch.tensor([ids]), self._torch.tensor([position])]
-
-    def _files(self) -> dict[str, Path]:
-        """The attached adapters' programs by name, as the manifest says now."""
-        if not (self._folder / MANIFEST).is_file():
-            return {}
-        return {
-            adapter.name: safe_path(self._folder, adapter.file, where=str(self._folder / MANIFEST))
-            for adapter in read_manifest(self._folder).adapters
-            if adapter.file is not None
-        }
 
 
 @contextmanager
@@ -132,7 +122,3 @@ def _native_hushed() -> Iterator[None]:
     finally:
         os.dup2(before, 2)
         os.close(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

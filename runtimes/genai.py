@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from exporters.bundle import MANIFEST, read_manifest, safe_path
-from runtimes.engine import Engine, Logits
+from exporters.bundle import attached_files
+from runtimes.engine import Engine, Logits, first_line
 from toolkit.errors import BundleError
 
 
@@ -40,7 +40,7 @@ class GenAIEngine(Engine):
             self._model: Any = og.Model(config)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise BundleError(
-                f"onnxruntime-genai {self.version} cannot load it ({_first_line(error)})",
+                f"onnxruntime-genai {self.version} cannot load it ({first_line(error)})",
                 where=str(folder),
                 mend="Check it with `edgeplm verify`, or export it again",
             ) from error
@@ -52,7 +52,7 @@ class GenAIEngine(Engine):
 
     @property
     def adapters(self) -> list[str]:
-        return list(self._files())
+        return list(attached_files(self._folder))
 
     def use_adapter(self, name: str | None) -> None:
         if name is not None and name not in self._loaded:
@@ -75,18 +75,8 @@ class GenAIEngine(Engine):
         self._loaded.clear()
         self._model = None
 
-    def _files(self) -> dict[str, Path]:
-        """The attached adapters' files by name, as the manifest says now."""
-        if not (self._folder / MANIFEST).is_file():
-            return {}
-        return {
-            adapter.name: safe_path(self._folder, adapter.file, where=str(self._folder / MANIFEST))
-            for adapter in read_manifest(self._folder).adapters
-            if adapter.file is not None
-        }
-
     def _load_adapter(self, name: str) -> None:
-        path = self._files().get(name)
+        path = attached_files(self._folder).get(name)
         if path is None:
             super().use_adapter(name)
             return
@@ -95,7 +85,7 @@ class GenAIEngine(Engine):
             self._adapters.load(os.fspath(path), name)
         except RuntimeError as error:
             raise BundleError(
-                f"onnxruntime-genai {self.version} cannot load it ({_first_line(error)})",
+                f"onnxruntime-genai {self.version} cannot load it ({first_line(error)})",
                 where=str(path),
                 mend="Put the adapter in again with `edgeplm adapters add`",
             ) from error
@@ -116,7 +106,3 @@ class GenAIEngine(Engine):
     @staticmethod
     def _next_logits(generator: Any) -> Logits:
         return np.array(generator.get_logits(), dtype=np.float32).reshape(-1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

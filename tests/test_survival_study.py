@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_model_folder
 
 from benchmarks.studies.people import read_people
-from benchmarks.studies.survival import Settings, summary, survival_study
+from benchmarks.studies.survival import Settings, main, summary, survival_study
 from toolkit.errors import ProfileError
 from toolkit.models import resolve_model
 from toolkit.progress import SILENT
@@ -71,3 +71,11 @@ def test_the_gain_kept_is_a_ratio_of_sums() -> None:
 def test_nobody_is_left() -> None:
     with pytest.raises(ProfileError, match="nobody has 1000 examples and a query"):
         read_people(None, "lamp-3", 5, 1000)
+
+
+def test_an_error_is_one_line(base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--out", str(tmp_path / "out"), "--model", base.source, "--least", "1000"]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("Error: the sample users: nobody has 1000 examples and a query")

@@ -82,7 +82,8 @@ def make_bundle(
 
     `weights` are the base's own, for an attached adapter that was trained on them.
     """
-    from exporters.export import ATTACHED, export_bundle
+    from exporters.adapters import ATTACHED
+    from exporters.export import export_bundle
     from exporters.merge import merge_adapter, read_adapter
     from exporters.onnx.adapter_file import read_low_rank
     from runtimes import open_engine
@@ -275,7 +276,7 @@ def _own_precision(manifest: "Manifest") -> str | None:
 
 def _attached_as(manifest: "Manifest", adapter: Path) -> str | None:
     """The name under which `adapter` is attached, None in a merged bundle. EdgePLMError if it is not."""
-    from exporters.export import ATTACHED
+    from exporters.adapters import ATTACHED
     from exporters.merge import read_adapter
 
     attached = [entry for entry in manifest.adapters if entry.kind == ATTACHED]

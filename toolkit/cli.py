@@ -3,7 +3,8 @@
 import errno
 import importlib
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
@@ -41,8 +42,14 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors a user can mend are one line on standard error."""
+    run_to_exit(lambda: cli.main(arguments, prog_name="edgeplm", standalone_mode=False))
+
+
+def run_to_exit(work: Callable[[], Any]) -> NoReturn:
+    """Do `work` and end the process with the exit code that it returns, or that its error stands for."""
     try:
-        status = _invoke(arguments)
+        returned = work()
+        status = returned if isinstance(returned, int) else 0
     except click.ClickException as error:
         error.show()
         status = error.exit_code
@@ -69,11 +76,6 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {place}{error.strerror}. Nothing half-written was kept.", err=True)
         status = 1
     sys.exit(status)
-
-
-def _invoke(arguments: list[str] | None) -> int:
-    status: Any = cli.main(arguments, prog_name="edgeplm", standalone_mode=False)
-    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from benchmarks.studies.outcome import Setting, Study, write_study
 from benchmarks.studies.study import run_study
 from benchmarks.studies.subjects import REFERENCE, SUBJECTS
 from benchmarks.studies.tables import HEADER, markdown, notes, terminal_rows
+from toolkit.cli import run_to_exit
 from toolkit.commands.common import PATH, json_option, print_paragraph, print_table, short_path, watch
-from toolkit.errors import EdgePLMError
 from toolkit.files import write_atomic
 from toolkit.models import DEFAULT_SOURCE
 
@@ -67,18 +67,7 @@ def command(
 
 def main() -> None:
     """Run the study; errors a user can mend are one line on standard error."""
-    try:
-        status = command.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. The same command goes on where it stopped.", err=True)
-        status = 130
-    except EdgePLMError as error:
-        click.echo(f"Error: {error}", err=True)
-        status = error.exit_code
-    sys.exit(status)
+    run_to_exit(lambda: command.main(standalone_mode=False))
 
 
 def _show(study: Study, out: Path) -> None:

@@ -29,5 +29,9 @@ def read_people(path: Path | None, task_name: str, count: int, least: int) -> li
         everybody = read_profiles(path, task, skip_empty=True)
     chosen = [each for each in everybody if len(each.history) >= least and each.queries][:count]
     if not chosen:
-        raise ProfileError(f"nobody has {least} examples and a query", where=str(path), mend="Lower --least")
+        raise ProfileError(
+            f"nobody has {least} examples and a query",
+            where=str(path or "the sample users"),
+            mend="Lower --least",
+        )
     return [Person(profile, task) for profile in chosen]

@@ -25,6 +25,7 @@ from exporters.adapters import add_adapter, list_adapters
 from exporters.quantise.calibrate import apply_weights
 from exporters.quantise.store import read_weights, write_weights
 from toolkit.bundling import answer_bundle, base_weights, calibration, make_bundle, verify_bundle
+from toolkit.cli import run_to_exit
 from toolkit.files import write_atomic
 from toolkit.finetune import adapter_folder, finetune, open_chat
 from toolkit.models import BaseModel, resolve_model
@@ -179,6 +180,11 @@ def _interval(values: Sequence[float], draws: int = 2000) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the study; errors a user can mend are one line on standard error."""
+    run_to_exit(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     """Parse the command line, run, and write the summary to standard output as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True)

@@ -75,10 +75,7 @@ def _search(
     high = values.amax(1, keepdim=True).clamp(min=0)
     low = values.amin(1, keepdim=True).clamp(max=0)
     if grid.symmetric:
-        # The negative side has one code more: the larger end takes it, by the sign of the scale.
-        reach = torch.where(high > -low, -high, low)
-        start = reach / -grid.middle
-        start = torch.where(start.abs() < _TINY, torch.full_like(start, _TINY), start)
+        start = (torch.maximum(high, -low) / grid.middle).clamp(min=_TINY)
     best_error = torch.full_like(high, torch.inf)
     best_scale, best_zero = torch.ones_like(high), torch.zeros_like(high)
     for shrink in _SHRINK:
