@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -116,7 +117,14 @@ def export_bundle(
         make_weights = partial(quantised_weights, model, job, windows, progress)
         given = weights
         weights = build(
-            model, chat, job, make_weights if given is None else lambda: given, staging, context, progress
+            model,
+            chat,
+            job,
+            make_weights if given is None else lambda: given,
+            windows if given is None else None,
+            staging,
+            context,
+            progress,
         )
         manifest = _manifest(model, chat, job, weights, windows, staging, context)
         write_manifest(staging, manifest)  # the engine reads it to know the runtime
@@ -141,6 +149,7 @@ def _build_onnx(
     chat: ChatFormat,
     job: ExportJob,
     make_weights: MakeWeights,
+    windows: Windows | None,
     out: Path,
     context: int,
     progress: Progress,
@@ -175,25 +184,32 @@ def _build_executorch(
     chat: ChatFormat,
     job: ExportJob,
     make_weights: MakeWeights,
+    windows: Windows | None,
     out: Path,
     context: int,
     progress: Progress,
 ) -> Mapping[str, QuantisedWeight]:
+    """int8 weights of a smoothed model. int4 in blocks loses by it, and attached adapters read the base's own
+    activations."""
     from exporters.executorch import build_executorch, check_supported
     from exporters.executorch.slots import Slots
+    from exporters.executorch.smooth import smoothed
 
     check_supported(model)
-    weights = make_weights()
-    build_executorch(
-        model,
-        dict(weights),
-        out,
-        context_length=context,
-        bos=chat.tokenizer.bos_token_id,
-        stop=list(chat.stop),
-        slots=Slots(job.slot_rank, job.slots) if job.slots else None,
-        progress=progress,
-    )
+    linear = scheme_of(job.preset, job.precision, job.runtime).linear
+    smooth = windows is not None and linear is not None and linear.bits == 8 and not job.slots
+    with smoothed(model, windows.ids) if windows and smooth else nullcontext():
+        weights = make_weights()
+        build_executorch(
+            model,
+            dict(weights),
+            out,
+            context_length=context,
+            bos=chat.tokenizer.bos_token_id,
+            stop=list(chat.stop),
+            slots=Slots(job.slot_rank, job.slots) if job.slots else None,
+            progress=progress,
+        )
     chat.tokenizer.save_pretrained(out)
     return weights
 

@@ -70,7 +70,8 @@ def base_twin(
             os.utime(target)
             return target
     plain = replace(job, name="base", adapter=None, task=None, provenance=None)
-    weights = base_weights(model, plain, cache, windows, progress)
+    # The cached weights are those of the model as it is; ExecuTorch's are made of a smoothed one.
+    weights = base_weights(model, plain, cache, windows, progress) if job.runtime == "onnx" else None
     export_bundle(
         model,
         chat,
