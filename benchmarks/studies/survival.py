@@ -22,7 +22,8 @@ import numpy as np
 
 from benchmarks.studies.people import Person, read_people
 from exporters.adapters import add_adapter, list_adapters
-from exporters.quantise.calibrate import apply_weights
+from exporters.quantise.calibrate import Windows, apply_weights
+from exporters.quantise.grid import QuantisedWeight
 from exporters.quantise.store import read_weights, write_weights
 from toolkit.bundling import answer_bundle, base_weights, calibration, make_bundle, verify_bundle
 from toolkit.cli import run_to_exit
@@ -57,12 +58,12 @@ def survival_study(
     """One result a person: survival, and the task's metrics of base, float adapter and artifact."""
     folder = out / settings.name
     folder.mkdir(parents=True, exist_ok=True)
-    shared = _shared_weights(base, people, settings, folder, progress)
+    shared = _shared_base(base, people, settings, folder, progress)
     results = []
     for person in people:
         path = folder / f"{person.profile.user_id}.json"
         if not path.exists():
-            found = _one(base, person, people, settings, folder, shared, progress)
+            found = _one(base, person, settings, folder, shared, progress)
             write_atomic(path, json.dumps(found, indent=1) + "\n")
         results.append(json.loads(path.read_text(encoding="utf-8")))
     return results
@@ -91,20 +92,28 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"people": len(results), "survival": figures, "metrics": kept}
 
 
-def _shared_weights(
+@dataclass(frozen=True)
+class _SharedBase:
+    """One base for everybody: what it was calibrated on, and its weights."""
+
+    windows: Windows | None
+    weights: dict[str, QuantisedWeight]
+
+
+def _shared_base(
     base: BaseModel, people: Sequence[Person], settings: Settings, folder: Path, progress: Progress
-) -> Any:
+) -> _SharedBase | None:
     """The base calibrated on everybody's history; None where each person has a base of their own."""
     if settings.export.form != "attached":
         return None
+    windows = _windows(base, people, settings)
     path = folder / _SHARED
     if not path.exists():
-        windows = _windows(base, people, settings)
         write_weights(path, base_weights(base, settings.export, windows, progress))
-    return read_weights(path)
+    return _SharedBase(windows, read_weights(path))
 
 
-def _windows(base: BaseModel, people: Sequence[Person], settings: Settings) -> Any:
+def _windows(base: BaseModel, people: Sequence[Person], settings: Settings) -> Windows | None:
     task = people[0].task
     return calibration(settings.export, open_chat(base), task, [person.profile for person in people])
 
@@ -112,20 +121,19 @@ def _windows(base: BaseModel, people: Sequence[Person], settings: Settings) -> A
 def _one(
     base: BaseModel,
     person: Person,
-    people: Sequence[Person],
     settings: Settings,
     folder: Path,
-    shared: Any,
+    shared: _SharedBase | None,
     progress: Progress,
 ) -> dict[str, Any]:
     task, profile = person.task, person.profile
-    windows = _windows(base, people if shared else [person], settings)
-    weights = shared
+    windows = shared.windows if shared else _windows(base, [person], settings)
+    weights = shared.weights if shared else None
     if weights is None and settings.finetune.quantization_aware:
         weights = base_weights(base, settings.export, windows, progress)
 
     def prepare(model: Any) -> None:
-        if settings.finetune.quantization_aware:
+        if weights is not None and settings.finetune.quantization_aware:
             apply_weights(model, weights)
 
     trained = folder / "adapters" / profile.user_id
@@ -138,7 +146,8 @@ def _one(
         add_adapter(bundle, profile.user_id, adapter, force=True)
     else:
         make_bundle(
-            base, adapter, settings.export, bundle, name=profile.user_id, windows=windows, weights=shared,
+            base, adapter, settings.export, bundle, name=profile.user_id, windows=windows,
+            weights=shared.weights if shared else None,
             task=task, force=True, progress=progress,
         )  # fmt: skip
     found = verify_bundle(
