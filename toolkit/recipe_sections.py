@@ -196,7 +196,7 @@ class ExportRecipe(Settings):
         choices=("own", "neutral", "none"),
     )
     windows: int = setting(
-        32,
+        64,
         "Windows of 256 tokens to calibrate on; more take longer and lose less.",
         at_least=1,
         at_most=1024,

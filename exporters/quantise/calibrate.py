@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from toolkit.errors import EdgePLMError, ModelError
 from toolkit.progress import SILENT, Progress
 
 WINDOW = 256  # tokens
-WINDOWS = 32
+WINDOWS = 64
 _BATCH = 8
 # How far towards the weights that make good earlier layers' losses; all the way overfits to the windows.
 MAKE_GOOD = 0.5
@@ -142,10 +143,23 @@ class _Reached(Exception):  # noqa: N818 - not an error: the input that was want
 
 
 class _Layer:
-    """One decoder layer, run on all windows' hidden states; `extra` are its other arguments."""
+    """One decoder layer, run on all windows' hidden states; `extra` are its other arguments.
+
+    The layer is run once for each group of linears, further each time. What a linear that is done gave is
+    kept (`keep`) and given again, so that over all runs each is computed once.
+    """
 
     def __init__(self, layer: Any, extra: Mapping[str, Any], hidden: torch.Tensor) -> None:
         self.layer, self.extra, self.hidden = layer, extra, hidden
+        self._kept: dict[torch.nn.Linear, torch.Tensor] = {}
+
+    def keep(self, linear: torch.nn.Linear, inputs: torch.Tensor) -> None:
+        """Compute `linear` on its `inputs` [tokens, in], and give that in every later run.
+
+        Not where it sees some of the tokens only (an expert among others).
+        """
+        if len(inputs) == self.hidden[..., 0].numel():
+            self._kept[linear] = linear(inputs).unflatten(0, self.hidden.shape[:2])
 
     def groups(self) -> list[dict[str, torch.nn.Linear]]:
         """The layer's linears by name, those that share an input together, in the order of their use."""
@@ -179,9 +193,9 @@ class _Layer:
 
         handle = linear.register_forward_pre_hook(hook)
         try:
-            for batch in self.hidden.split(_BATCH):
+            for start in range(0, len(self.hidden), _BATCH):
                 with suppress(_Reached):
-                    self.layer(batch, **self.extra)
+                    self._run(start)
         finally:
             handle.remove()
         return torch.cat(rows)
@@ -207,7 +221,18 @@ class _Layer:
 
     def outputs(self) -> torch.Tensor:
         """The layer's hidden states for all windows."""
-        return torch.cat([_first(self.layer(batch, **self.extra)) for batch in self.hidden.split(_BATCH)])
+        return torch.cat([_first(self._run(start)) for start in range(0, len(self.hidden), _BATCH)])
+
+    def _run(self, start: int) -> Any:
+        """The layer on one batch of windows, without computing anew the linears whose outputs are kept."""
+        batch = slice(start, start + _BATCH)
+        for linear, outputs in self._kept.items():
+            linear.forward = partial(_given, outputs[batch])  # type: ignore[method-assign]
+        try:
+            return self.layer(self.hidden[batch], **self.extra)
+        finally:
+            for linear in self._kept:
+                del linear.forward  # the class's own again
 
 
 def _quantise_group(
@@ -226,6 +251,7 @@ def _quantise_group(
     for index, (name, linear) in enumerate(group.items()):
         found[name] = QuantisedWeight(grid, *(part[index].contiguous() for part in parts))
         linear.weight.data = found[name].dequantise()
+        walk.keep(linear, inputs)
     return found
 
 
@@ -301,6 +327,10 @@ def _layers(model: Any) -> dict[str, torch.nn.Module]:
 
 def _linears(layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     return {name: module for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}
+
+
+def _given(outputs: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
 
 
 def _first(output: Any) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 from exporters.quantise.grid import Grid, QuantisedWeight
 
 DAMPING = 0.01  # of the mean diagonal: keeps H invertible where there are fewer tokens than inputs
-_SHRINK = (1.0, 0.9, 0.8, 0.7)
+_SHRINK = (1.0, 0.8)
 _TINY = 1e-10
 
 

@@ -1,4 +1,4 @@
-"""Neutral English texts, written for this project: one to evaluate on, another to calibrate with.
+"""Neutral texts, written for this project: English prose to evaluate on, another to calibrate with.
 
 `evaluation.txt` is never used to make an artifact, so that perplexity on it is honest.
 """
@@ -16,7 +16,7 @@ def evaluation_text() -> str:
 
 @cache
 def calibration_text() -> str:
-    """Text of many registers to calibrate a quantiser with."""
+    """Text of many registers and some languages to calibrate a quantiser with, well mixed from its start."""
     return files(__package__).joinpath("calibration.txt").read_text(encoding="utf-8")
 
 
