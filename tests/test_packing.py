@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import ARCHITECTURES, VOCAB_SIZE, tiny_adapter, tiny_base
 
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.packing import common_prefix, packed_loss, packing_is_exact, packs, padded_loss
+from toolkit.finetune.packing import packed_loss, packing_cost, packing_is_exact, padded_loss, passes
 from toolkit.finetune.train import mean_loss
+from toolkit.finetune.tree import Cost, packed_length, packs, tree_of
 from toolkit.models import load_model
 
 SHAPE = {
@@ -28,7 +29,7 @@ SHAPE = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 pytestmark = pytest.mark.usefixtures("one_thread")
 Loss = Callable[[Any, Sequence[EncodedExample]], torch.Tensor]
 
@@ -40,6 +41,20 @@ def example(name: str, shared: int, own: int, answer: int, weight: float = 1.0) 
     prompt += [other.randrange(3, VOCAB_SIZE) for _ in range(own)]
     return EncodedExample(
         name, tuple(prompt), tuple(other.randrange(3, VOCAB_SIZE) for _ in range(answer)), weight
+    )
+
+
+def branch(name: str, path: tuple[int, ...], own: int) -> EncodedExample:
+    """A prompt of runs of random ids, one a number in `path` and as long as it, then `own` ids and 3 more.
+
+    The same numbers at the beginning of two paths are the same ids.
+    """
+    prompt: list[int] = []
+    for depth, length in enumerate(path):
+        same = random.Random(str(path[: depth + 1]))
+        prompt += [same.randrange(3, VOCAB_SIZE) for _ in range(length)]
+    return EncodedExample(
+        name, (*prompt, *example(name, 0, own, 1).prompt), example(name + "answer", 0, 1, 3).answer
     )
 
 
@@ -62,6 +77,23 @@ CASES = {
         EncodedExample("k", MIXED[0].prompt[:30], (5, 6)),
         EncodedExample("l", MIXED[0].prompt[:40], (7,)),
     ],
+    "groups and groups of groups": [
+        branch(name, path, own)
+        for name, path, own in (
+            ("o", (40, 30, 6), 9),
+            ("p", (40, 30, 6), 1),
+            ("q", (40, 31), 20),
+            ("r", (40, 30), 4),
+            ("s", (8,), 70),
+            ("t", (8,), 3),
+            ("u", (), 12),
+        )
+    ],
+    "one example begins another, its answer included": [
+        EncodedExample("v", MIXED[0].prompt, (5, 6, 7), weight=0.5),
+        EncodedExample("w", (*MIXED[0].prompt, 5, 6), (7, 8)),
+        EncodedExample("x", (*MIXED[0].prompt, 5), (9, 8)),
+    ],
     "a prompt of one token": [EncodedExample("m", (9,), (5, 6)), EncodedExample("n", (9, 8), (7,))],
 }
 
@@ -74,7 +106,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("base")
     base = tiny_base(folder, request.param)
     adapter = tiny_adapter(base, folder / "adapter")
-    return PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True).train()
+    peft_model = PeftModel.from_pretrained(load_model(base), str(adapter), is_trainable=True)
+    return peft_model.double().train()
 
 
 def loss_and_gradients(model: Any, loss_of: Loss, examples: Sequence[EncodedExample]) -> tuple[float, Any]:
@@ -120,17 +153,23 @@ def own_loss(model: Any, one: EncodedExample) -> float:
     return float(loss) * len(one.answer) * one.weight
 
 
-def test_the_gradients_of_several_packs_add_up(model: Any) -> None:
-    split = list(packs(MIXED, 280))
-    assert [len(pack) for pack in split] == [2, 2]
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("budget", [1, 200, 300])
+def test_the_gradients_of_several_passes_add_up(model: Any, packed: bool, budget: int) -> None:
+    core = model.base_model.model
+    everything = [*MIXED, *CASES["groups and groups of groups"]]
+    split = list(passes(core, everything, budget, packed=packed))
+    assert 1 < len(split) <= len(everything)
     model.zero_grad(set_to_none=True)
     total = 0.0
-    for pack in split:
-        loss = packed_loss(model.base_model.model, pack)
+    for part in split:
+        tokens = packed_length(part) if packed else len(part) * max(map(len, part))
+        assert tokens <= budget or len(part) == 1
+        loss = (packed_loss if packed else padded_loss)(core, part)
         loss.backward()
         total += loss.item()
     summed = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-    whole, wanted = loss_and_gradients(model, padded_loss, MIXED)
+    whole, wanted = loss_and_gradients(model, padded_loss, everything)
     assert total == pytest.approx(whole, rel=TOLERANCE)
     assert_same_gradients(summed, wanted)
 
@@ -155,20 +194,43 @@ def test_packing_is_exact_for_attention_and_leaves_the_model_as_it_was(model: An
     core.train()
 
 
-def test_packs_keep_order_and_budget() -> None:
-    examples = [example(str(n), 4, n, 2) for n in range(1, 9)]
-    split = list(packs(examples, 25))
-    assert [each for pack in split for each in pack] == examples
-    assert all(sum(map(len, pack)) <= 25 for pack in split)
-    assert [len(pack) for pack in packs(examples, 1)] == [1] * 8  # never none, however small the budget
+def test_the_budget_counts_packed_tokens_and_sharing_is_kept() -> None:
+    groups = [branch(f"{way}{n}", (50, way), 4) for n in range(6) for way in (10, 11)]
+    split = list(packs(groups, 50 + 11 + 6 * 6))  # one group's shared tokens and each one's 6 own
+    assert [{each.id[:2] for each in pack} for pack in split] in ([{"10"}, {"11"}], [{"11"}, {"10"}])
+    assert sorted(each.id for pack in split for each in pack) == sorted(each.id for each in groups)
+    assert sum(map(packed_length, split)) == 2 * 50 + 10 + 11 + 12 * 6
+    assert sum(map(len, groups)) > 4 * sum(map(packed_length, split))
+    assert [len(pack) for pack in packs(groups, 1)] == [1] * 12  # never none, however small the budget
     assert list(packs([], 25)) == []
 
 
-def test_common_prefix() -> None:
-    assert common_prefix(MIXED) == 70
-    assert common_prefix(MIXED[:1]) == len(MIXED[0].prompt) - 1
-    assert common_prefix(CASES["no common prefix"]) == 0
-    assert common_prefix(CASES["one prompt begins another"]) == 29
+def test_an_example_joins_a_pack_only_where_that_is_cheaper() -> None:
+    alike, unlike = (
+        [branch(f"{own}{n}", (shared,), own) for n in range(3)] for shared, own in ((200, 9), (9, 200))
+    )
+    attention = Cost(pair=1e-3)
+    assert [len(pack) for pack in packs(alike, 9999, attention)] == [3]
+    assert [len(pack) for pack in packs(unlike, 9999, attention)] == [1, 1, 1]
+    assert [len(pack) for pack in packs(unlike, 9999, Cost(pair=1e-3, fixed=500))] == [3]
+
+
+def test_a_models_cost_of_attention_is_taken_from_its_shape(model: Any) -> None:
+    # 4 heads of 16 against 64 x (64 + 32 + 32 + 64) + 3 x 64 x 128 weights, in each of 2 layers
+    assert 1.5 * 2 * 64 / 36_864 * 0.9 < packing_cost(model.base_model.model).pair < 1.5 * 2 * 64 / 36_864
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_token_of_the_tree_sees_its_own_example_and_no_more(case: str) -> None:
+    tree = tree_of(CASES[case])
+    rows = iter(tree.rows)
+    for each in CASES[case]:
+        for step in range(len(each.answer)):
+            row = next(rows)
+            seen = [place for place in range(row + 1) if row < tree.ends[place]]
+            assert [tree.ids[place] for place in seen] == [*each.prompt, *each.answer[:step]]
+            assert [tree.positions[place] for place in seen] == list(range(len(seen)))
+    assert len(tree.ids) == packed_length(CASES[case])
 
 
 def mamba() -> Any:

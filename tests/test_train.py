@@ -14,7 +14,13 @@ from toy import HISTORY, RECIPE, TASK, examples
 from toolkit.errors import AdapterError, EdgePLMError
 from toolkit.finetune import open_chat
 from toolkit.finetune.encode import EncodedExample, encode_history
-from toolkit.finetune.train import attach_adapter, mean_loss, save_adapter, train
+from toolkit.finetune.train import (
+    attach_adapter,
+    learning_rate_factor,
+    mean_loss,
+    save_adapter,
+    train,
+)
 from toolkit.models import BaseModel, load_model
 from toolkit.profiles import Example
 
@@ -130,6 +136,54 @@ def test_divergence_after_a_good_epoch_puts_its_adapter_back(base: BaseModel) ->
     recipe = replace(RECIPE, epochs=4)
     outcome = train(first, good, recipe, seed=0, validation=good[:2])
     assert mean_loss(model, good[:2]) == pytest.approx(outcome.validation_losses[0], rel=1e-5)
+
+
+def test_a_budget_changes_the_passes_and_not_the_training(base: BaseModel) -> None:
+    outcomes = []
+    for budget in (20, 4096):
+        model = attach_adapter(load_model(base), RECIPE, seed=0)
+        recipe = replace(RECIPE, epochs=2, tokens_per_pass=budget)
+        outcomes.append((train(model, encoded(base, HISTORY), recipe, seed=0), weights(model)))
+    (small, first), (large, second) = outcomes
+    assert small.step_losses == pytest.approx(large.step_losses, rel=1e-4)
+    # Adam turns rounding of a tiny gradient into a step, so that single values may part.
+    gaps = [(a - b).norm() / b.norm() for a, b in zip(first, second, strict=True)]
+    assert max(gaps) < 0.01
+
+
+def test_rank_stabilised_lora_scales_by_the_root_of_the_rank(base: BaseModel) -> None:
+    for rslora, scaling in ((False, 8.0 / 4), (True, 8.0 / 4**0.5)):
+        model = attach_adapter(load_model(base), replace(RECIPE, rslora=rslora), seed=0)
+        layers = [layer for layer in model.modules() if hasattr(layer, "lora_A")]
+        assert layers and all(layer.scaling == {"default": scaling} for layer in layers)
+
+
+def test_dora_learns_magnitudes_and_peft_loads_it(base: BaseModel, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, dora=True)
+    model = attach_adapter(load_model(base), recipe, seed=0)
+    before = {name: p.clone() for name, p in model.named_parameters() if "magnitude" in name}
+    outcome = train(model, encoded(base, HISTORY), recipe, seed=0)
+    assert outcome.packed
+    assert outcome.step_losses[-1] < outcome.step_losses[0] / 2
+    assert len(before) == 14
+    assert all(not torch.equal(before[n], p) for n, p in model.named_parameters() if n in before)
+    save_adapter(model, tmp_path / "adapter", base.source)
+    loaded = PeftModel.from_pretrained(load_model(base), str(tmp_path / "adapter"))
+    assert torch.allclose(logits(loaded, base), logits(model, base), atol=1e-5)
+
+
+def test_schedules() -> None:
+    def rates(schedule: str, warmup: float = 0.2) -> list[float]:
+        factor = learning_rate_factor(replace(RECIPE, schedule=schedule, warmup=warmup), 10)
+        return [round(factor(step), 3) for step in range(10)]
+
+    assert rates("linear") == [0.5, 1.0, 0.889, 0.778, 0.667, 0.556, 0.444, 0.333, 0.222, 0.111]
+    assert rates("constant") == [0.5, *[1.0] * 9]
+    cosine = rates("cosine")
+    assert cosine[:2] == [0.5, 1.0]
+    assert cosine[2] > rates("linear")[2] and cosine[-1] < rates("linear")[-1]
+    assert cosine == sorted(cosine[:1]) + sorted(cosine[1:], reverse=True)
+    assert all(0 < rate <= 1 for name in ("linear", "cosine", "constant") for rate in rates(name, 0.0))
 
 
 def test_unknown_targets_list_the_real_ones(base: BaseModel) -> None:

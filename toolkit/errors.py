@@ -50,6 +50,10 @@ class ModelError(EdgePLMError):
     """A model source that cannot be found, read or used."""
 
 
+class TrainingError(EdgePLMError):
+    """A training whose loss is no longer a number."""
+
+
 class AdapterError(EdgePLMError):
     """A LoRA adapter that cannot be read or does not fit its base model."""
 

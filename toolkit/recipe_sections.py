@@ -115,7 +115,20 @@ class FinetuneRecipe(Settings):
         ("all-linear",),
         "Target modules: names of linear layers such as q_proj, or all-linear for all but the output head.",
     )
+    rslora: bool = setting(
+        False, "Rank-stabilised LoRA: scale the change by alpha / sqrt(rank) instead (arXiv 2312.03732)."
+    )
+    dora: bool = setting(
+        False,
+        "DoRA: learn the length of each weight row beside its direction (arXiv 2402.09353). Slower, and for "
+        "merged bundles only.",
+    )
     learning_rate: float = setting(5e-4, "Peak learning rate.", above=0)
+    schedule: str = setting(
+        "linear",
+        "The learning rate after the warm-up: falling to 0 in a line or half a cosine, or constant.",
+        choices=("linear", "cosine", "constant"),
+    )
     epochs: int = setting(6, "Passes over the training examples.", at_least=1)
     batch_size: int = setting(4, "Examples in one optimiser step.", at_least=1)
     warmup: float = setting(
@@ -123,6 +136,12 @@ class FinetuneRecipe(Settings):
     )
     weight_decay: float = setting(0.0, "Weight decay of the optimiser.", at_least=0)
     max_grad_norm: float = setting(1.0, "L2 norm to which gradients are clipped.", above=0)
+    tokens_per_pass: int = setting(
+        2048,
+        "Tokens in one forward and backward pass, counted after common beginnings are shared; bounds memory. "
+        "A batch that is larger is computed in several passes, with the same gradients.",
+        at_least=1,
+    )
     max_length: int = setting(
         512,
         "Longest training example, prompt and answer together, in tokens.",

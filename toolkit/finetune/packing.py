@@ -1,68 +1,83 @@
-"""Shared-prefix packing: the beginning that all examples share is computed once a step, not once an example.
+"""Shared-prefix packing: what several examples begin with is computed once a pass, not once an example.
 
-A batch becomes one sequence: the common prefix, then each example's own tokens. Position ids restart after
-the prefix, and the attention mask lets a token see the prefix and its own example only, so every example is
-computed exactly as if it stood alone. Logits are computed only where the loss needs them, which over a
-vocabulary of 49,152 is most of a short example's cost. Exactness against the padded batch is tested
-(loss and gradients) for every architecture that we test.
+A batch becomes one sequence, its prefix tree (`toolkit.finetune.tree`): a token's position id is its depth,
+and the attention mask lets it see its ancestors only, so that every example is computed exactly as if it
+stood alone. Logits are computed only where the loss needs them, which over a vocabulary of 49,152 is most of
+a short example's cost. Exactness against the padded batch is tested (loss and gradients) for every
+architecture that we test.
+
+The mask goes to PyTorch's scaled_dot_product_attention. flex_attention would skip the blocks that it hides,
+but has no backward pass on the CPU (PyTorch 2.13); so a pack is kept as small as sharing allows instead.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from toolkit.finetune.encode import EncodedExample
+from toolkit.finetune.tree import Cost, packs, tree_of
+
+_PASS_OVERHEAD = 40  # tokens; measured on SmolLM2-135M with one thread
+_ATTENTION_EFFORT = 1.5  # how much longer an operation of attention takes than one of a matrix product
 
 
-def common_prefix(examples: Sequence[EncodedExample]) -> int:
-    """How many first prompt tokens all examples share; each keeps at least one prompt token of its own."""
-    first, last = min(e.prompt for e in examples), max(e.prompt for e in examples)
-    longest = max(0, min(len(example.prompt) for example in examples) - 1)
-    return next((i for i in range(longest) if first[i] != last[i]), longest)
+def passes(
+    model: Any, examples: Sequence[EncodedExample], token_budget: int, *, packed: bool
+) -> Iterator[list[EncodedExample]]:
+    """Split a batch into forward passes of at most `token_budget` tokens each (or one example), as they are
+    computed: after sharing if `packed`, else with the padding. The gradients of the passes add up to the
+    batch's."""
+    if packed:
+        yield from packs(examples, token_budget, packing_cost(model))
+        return
+    batch: list[EncodedExample] = []
+    for example in sorted(examples, key=len):  # so that little is padded
+        if batch and (len(batch) + 1) * len(example) > token_budget:
+            yield batch
+            batch = []
+        batch.append(example)
+    if batch:
+        yield batch
 
 
-def packs(examples: Sequence[EncodedExample], token_budget: int) -> Iterator[list[EncodedExample]]:
-    """Split a batch so that no packed sequence is longer than `token_budget` (or one example)."""
-    pack: list[EncodedExample] = []
-    used = 0
-    for example in examples:
-        if pack and used + len(example) > token_budget:
-            yield pack
-            pack, used = [], 0
-        pack.append(example)
-        used += len(example)
-    if pack:
-        yield pack
+def packing_cost(model: Any) -> Cost:
+    """What attention over hidden pairs costs this model, against its linear layers."""
+    config = model.config.get_text_config()
+    try:
+        heads, layers = config.num_attention_heads, config.num_hidden_layers
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    except AttributeError:
+        return Cost()
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    linear = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and id(module) not in ends
+    )
+    # 4 operations a pair, head and channel (scores, and their product with the values), 2 a weight.
+    pair = 2 * heads * width * layers / linear if linear else 0.0
+    return Cost(_ATTENTION_EFFORT * pair, _PASS_OVERHEAD)
 
 
 def packed_loss(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
     """Weighted sum (not mean) of the negative log-likelihood of all answer tokens, in nats."""
-    shared = common_prefix(examples)
-    ids, positions = list(examples[0].prompt[:shared]), list(range(shared))
-    owner = [-1] * shared
-    rows: list[int] = []
-    for index, example in enumerate(examples):
-        own = [*example.prompt[shared:], *example.answer]
-        first_answer = len(ids) + len(example.prompt) - shared
-        rows += range(first_answer - 1, first_answer - 1 + len(example.answer))
-        ids += own
-        positions += range(shared, shared + len(own))
-        owner += [index] * len(own)
-    device = model.device
-    owners = torch.tensor(owner, device=device)
-    place = torch.tensor(positions, device=device)
-    order = torch.arange(len(ids), device=device)
-    visible = (order[:, None] >= order) & ((owners == -1) | (owners[:, None] == owners))
+    tree, device = tree_of(examples), model.device
+    place = torch.tensor(tree.positions, device=device)
+    order = torch.arange(len(tree.ids), device=device)
+    visible = (order[:, None] >= order) & (order[:, None] < torch.tensor(tree.ends, device=device))
+    # Sorted, and each once: two examples may predict from the same place.
+    rows, each = torch.tensor(tree.rows, device=device).unique(return_inverse=True)
     logits = model(
-        input_ids=torch.tensor([ids], device=device),
+        input_ids=torch.tensor([tree.ids], device=device),
         position_ids=place[None],
         attention_mask=_masks(model, place, visible),
         use_cache=False,
-        logits_to_keep=torch.tensor(rows, device=device),
+        logits_to_keep=rows,
     ).logits
-    return _answer_loss(logits[0], examples)
+    return _answer_loss(logits[0, each], examples)
 
 
 def padded_loss(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
@@ -92,8 +107,10 @@ def packing_is_exact(model: Any, examples: Sequence[EncodedExample], tolerance: 
 
     Architectures with state that runs along the sequence (state-space layers, convolutions) do not.
     """
-    # One example alone is never packed, so it is tried beside itself.
-    sample = sorted(examples if len(examples) > 1 else [*examples, *examples], key=len)[-2:]
+    sample = sorted(examples, key=len)[-2:]
+    # One that leaves the longest half-way, so that there is a fork whatever the examples are.
+    half = sample[-1].prompt[: (len(sample[-1].prompt) + 1) // 2]
+    sample.append(replace(sample[-1], prompt=half))
     training = model.training
     model.eval()  # dropout would tell the two apart
     try:
@@ -129,5 +146,6 @@ def _masks(model: Any, positions: torch.Tensor, visible: torch.Tensor) -> Any:
 def _answer_loss(logits: torch.Tensor, examples: Sequence[EncodedExample]) -> torch.Tensor:
     targets = [token for example in examples for token in example.answer]
     weights = [example.weight for example in examples for _ in example.answer]
-    losses = cross_entropy(logits.float(), torch.tensor(targets, device=logits.device), reduction="none")
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = cross_entropy(precise, torch.tensor(targets, device=logits.device), reduction="none")
     return (losses * torch.tensor(weights, device=logits.device)).sum()

@@ -2,20 +2,20 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from toolkit.errors import AdapterError, EdgePLMError
+from toolkit.errors import AdapterError, EdgePLMError, TrainingError
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.packing import packed_loss, packing_is_exact, packs, padded_loss
+from toolkit.finetune.packing import packed_loss, packing_is_exact, padded_loss, passes
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import FinetuneRecipe
 
-TOKEN_BUDGET = 2048  # tokens in one forward pass; bounds memory, not the batch
+TOKEN_BUDGET = 2048  # tokens in one forward pass, where no recipe says it
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def attach_adapter(model: Any, recipe: FinetuneRecipe, seed: int) -> Any:
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules=targets,
+        use_rslora=recipe.rslora,
+        use_dora=recipe.dora,
         task_type="CAUSAL_LM",
     )
     try:
@@ -80,11 +82,11 @@ def train(
     progress: Progress = SILENT,
     label: str = "Fine-tuning",
 ) -> Training:
-    """Train the adapter in place with AdamW and a linear schedule with warm-up; answer tokens carry the loss.
+    """Train the adapter in place with AdamW; answer tokens carry the loss.
 
     With `validation` examples the adapter of the epoch with the lowest validation loss is kept, and training
     stops once `recipe.patience` epochs in a row were no better.
-    Raises EdgePLMError if the loss is not a number, after putting the last good adapter back.
+    Raises TrainingError if the loss is not a number, after putting the last good adapter back.
     """
     if not examples:
         raise EdgePLMError(
@@ -94,10 +96,7 @@ def train(
     parameters = [p for p in peft_model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
-    warmup = max(1, round(recipe.warmup * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup + 1))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(recipe, steps))
     shuffler = random.Random(seed)  # noqa: S311 - order of examples, nothing secret
     order = list(examples)
     peft_model.train()
@@ -115,10 +114,10 @@ def train(
                 batch = order[start : start + recipe.batch_size]
                 count = sum(len(e.answer) for e in batch)
                 total = 0.0
-                for pack in packs(batch, TOKEN_BUDGET):
+                for part in passes(core, batch, recipe.tokens_per_pass, packed=use_packing):
                     # By the number of tokens, not by their weights, or a batch of light examples would
                     # weigh as much as any other.
-                    loss = loss_of(core, pack) / count
+                    loss = loss_of(core, part) / count
                     loss.backward()
                     total += loss.item()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
@@ -135,7 +134,9 @@ def train(
                 tokens += count
                 advance(1)
             if validation:
-                held_out = mean_loss(core, validation, packed=use_packing)
+                held_out = mean_loss(
+                    core, validation, packed=use_packing, token_budget=recipe.tokens_per_pass
+                )
                 if not math.isfinite(held_out):
                     _restore(parameters, best[2] if best else sound)
                     raise _diverged(
@@ -154,13 +155,35 @@ def train(
     )
 
 
+def learning_rate_factor(recipe: FinetuneRecipe, steps: int) -> Callable[[int], float]:
+    """The learning rate at a step (from 0), as a share of its peak: warm-up, then the recipe's schedule.
+
+    No step of a short training is wasted on a rate of 0, neither the first nor the last.
+    """
+    warmup = max(1, round(recipe.warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < warmup or recipe.schedule == "constant":
+            return min(1.0, (step + 1) / warmup)
+        left = (steps - step) / (steps - warmup + 1)  # 1 at the peak
+        return left if recipe.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+
+    return factor
+
+
 @torch.no_grad()
-def mean_loss(model: Any, examples: Sequence[EncodedExample], *, packed: bool = True) -> float:
+def mean_loss(
+    model: Any,
+    examples: Sequence[EncodedExample],
+    *,
+    packed: bool = True,
+    token_budget: int = TOKEN_BUDGET,
+) -> float:
     """Mean negative log-likelihood of the answer tokens, in nats."""
     training = model.training
     model.eval()
     loss_of = packed_loss if packed else padded_loss
-    total = sum(float(loss_of(model, pack)) for pack in packs(examples, TOKEN_BUDGET))
+    total = sum(float(loss_of(model, part)) for part in passes(model, examples, token_budget, packed=packed))
     model.train(training)
     return total / sum(len(e.answer) * e.weight for e in examples)
 
@@ -175,8 +198,8 @@ def save_adapter(peft_model: Any, folder: Path, base_source: str) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
-def _diverged(what: str, examples: Sequence[EncodedExample]) -> EdgePLMError:
-    return EdgePLMError(
+def _diverged(what: str, examples: Sequence[EncodedExample]) -> TrainingError:
+    return TrainingError(
         what,
         where=f"finetune, batch of {', '.join(example.id for example in examples)}",
         mend="Lower finetune.learning_rate, or look at these examples",
