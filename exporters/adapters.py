@@ -22,7 +22,7 @@ from exporters.bundle import (
     safe_path,
     write_manifest,
 )
-from exporters.merge import read_adapter
+from exporters.merge import check_base, read_adapter
 from exporters.onnx.adapter_file import read_low_rank, write_adapter
 from toolkit.errors import AdapterError, BundleError
 from toolkit.files import sha256_of
@@ -36,8 +36,8 @@ def add_adapter(bundle: Path, name: str, peft_folder: Path, *, force: bool = Fal
     """Put the LoRA adapter in `peft_folder` into `bundle` as `name`; it takes well under a second.
 
     Raises BundleError for a bundle whose base has no slots, AdapterError for a name that cannot be used or is
-    taken (unless `force`), and for an adapter that is not plain LoRA, does not fit the slots, or changes
-    nothing.
+    taken (unless `force`), and for an adapter that is not plain LoRA, is of another base, does not fit the
+    slots, or changes nothing.
     """
     check_name(name)
     with _locked(bundle):
@@ -45,6 +45,7 @@ def add_adapter(bundle: Path, name: str, peft_folder: Path, *, force: bool = Fal
         suffix, write = _writer(bundle, manifest)
         _check_free(name, manifest, bundle, force)
         facts = read_adapter(peft_folder)
+        check_base(facts, peft_folder, manifest.base_model.source, manifest.base_model.sha256)
         file = f"{FOLDER}/{name}{suffix}"
         path = safe_path(bundle, file, where=str(bundle))
         fresh = path.with_name(f".{name}.new{suffix}")
@@ -57,7 +58,16 @@ def add_adapter(bundle: Path, name: str, peft_folder: Path, *, force: bool = Fal
             os.replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
-        info = AdapterInfo(name, ATTACHED, facts.sha256, facts.rank, facts.alpha, facts.targets, file)
+        info = AdapterInfo(
+            name,
+            ATTACHED,
+            facts.sha256,
+            facts.rank,
+            facts.alpha,
+            facts.targets,
+            file,
+            facts.history_in_prompt,
+        )
         write_manifest(
             bundle,
             replace(

@@ -98,7 +98,10 @@ class TokenInfo:
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """A person's adapter and how it is in the bundle: `merged` into the weights, or `attached`."""
+    """A person's adapter and how it is in the bundle: `merged` into the weights, or `attached`.
+
+    `history_in_prompt` examples of the person's history go before each query, as they did in training.
+    """
 
     name: str
     kind: str
@@ -107,6 +110,7 @@ class AdapterInfo:
     alpha: float
     targets: list[str]
     file: str | None = None
+    history_in_prompt: int = 0
 
 
 @dataclass(frozen=True)

@@ -291,4 +291,12 @@ def _save_float(model: Any, chat: ChatFormat, folder: Path, context: int) -> Non
 
 
 def _merged(name: str, facts: AdapterFacts) -> AdapterInfo:
-    return AdapterInfo(name, MERGED, facts.sha256, facts.rank, facts.alpha, facts.targets)
+    return AdapterInfo(
+        name,
+        MERGED,
+        facts.sha256,
+        facts.rank,
+        facts.alpha,
+        facts.targets,
+        history_in_prompt=facts.history_in_prompt,
+    )

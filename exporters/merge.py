@@ -6,19 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.adapter_record import read_record
 from toolkit.errors import AdapterError
 from toolkit.files import sha256_of
 
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What an adapter folder says of itself; `targets` are kinds of layers, such as q_proj."""
+    """What an adapter folder says of itself; `targets` are kinds of layers, such as q_proj.
+
+    `base_sha256` is of its base's weights, and known where EdgePLM trained it.
+    """
 
     rank: int
     alpha: float
     targets: list[str]
     base: str | None
     sha256: str
+    base_sha256: str | None = None
+    history_in_prompt: int = 0
 
 
 def read_adapter(folder: Path) -> AdapterFacts:
@@ -39,6 +45,7 @@ def read_adapter(folder: Path) -> AdapterFacts:
     if kind != "LORA":
         raise AdapterError(f"is a {kind} adapter", where=str(path), mend="Only LoRA adapters can be exported")
     targets = config.get("target_modules") or []
+    record = read_record(folder)
     return AdapterFacts(
         rank,
         alpha,
@@ -46,7 +53,20 @@ def read_adapter(folder: Path) -> AdapterFacts:
         [targets] if isinstance(targets, str) else sorted({name.rpartition(".")[2] for name in targets}),
         config.get("base_model_name_or_path"),
         sha256_of(weights),
+        record.base_sha256 if record else None,
+        record.history_in_prompt if record else 0,
     )
+
+
+def check_base(facts: AdapterFacts, folder: Path, source: str, sha256: str) -> None:
+    """Raise AdapterError if the adapter in `folder` is known to be of another base than the one named."""
+    if facts.base_sha256 and facts.base_sha256 != sha256:
+        raise AdapterError(
+            f"was trained on {facts.base} (weights {facts.base_sha256[:12]}), not on {source} (weights "
+            f"{sha256[:12]})",
+            where=str(folder),
+            mend="Give its own base model, with the same task adapter",
+        )
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:

@@ -140,3 +140,77 @@ def test_stop_tokens_are_those_of_the_model_and_of_its_template() -> None:
     assert ChatFormat(tokenizer).stop == [end]
     assert ChatFormat(tokenizer, [0]).stop == sorted({0, end})
     assert ChatFormat(tokenizer, [0]).end_of_turn == end
+
+
+def titled(number: int, words: str) -> Example:
+    return Example(str(number), words, f"title {number}")
+
+
+def test_history_goes_before_each_example_and_never_the_example_itself(chat: ChatFormat) -> None:
+    task = load_task("lamp-5")
+    history = [
+        titled(1, "iron and steel"),
+        titled(2, "roses in june"),
+        titled(3, "steel and roses"),
+        titled(4, "steel, iron and steel again"),
+    ]
+    encoded = encode_history(history, task, chat, max_length=400, history=history, retrieved=2)
+    first, *_, last = encoded.examples
+    assert list(first.prompt) == chat.prompt(
+        '"title 4" is a title for "steel, iron and steel again" , and "title 3" is a title for '
+        '"steel and roses" . Following the given patterns ' + task.render("iron and steel")
+    )
+    for example, plain in zip(encoded.examples, history, strict=True):
+        prompt = chat.tokenizer.decode(list(example.prompt))
+        assert f"title {example.id}" not in prompt
+        assert prompt.count(" is a title for ") == 2
+        assert list(example.answer) == chat.answer(plain.output)
+    assert "steel and roses" in chat.tokenizer.decode(list(last.prompt))
+
+
+def test_as_much_history_as_fits_goes_before_an_example(chat: ChatFormat) -> None:
+    task = load_task("lamp-5")
+    history = [titled(number, f"steel and {number} roses, all of them red") for number in range(5)]
+    answer = len(chat.answer("title 0"))
+    plain = len(chat.prompt(task.render(history[0].input)))
+    lengths = [
+        len(
+            encode_history(history[:1], task, chat, max_length=limit, history=history, retrieved=4)
+            .examples[0]
+            .prompt
+        )
+        for limit in (plain + answer, plain + answer + 60, plain + answer + 600)
+    ]
+    assert lengths[0] == plain
+    assert plain < lengths[1] <= plain + 60 < lengths[2]
+    cut = encode_history(history[:1], task, chat, max_length=plain, history=history, retrieved=4)
+    assert cut.cut == ("0",)
+
+
+def test_a_held_out_slice_asks_only_the_history_that_is_trained_on(chat: ChatFormat) -> None:
+    task = load_task("lamp-5")
+    training, held_out = [titled(1, "iron"), titled(2, "roses")], [titled(3, "steel"), titled(4, "steel")]
+    encoded = encode_history(held_out, task, chat, max_length=400, history=training, retrieved=9)
+    for example in encoded.examples:
+        prompt = chat.tokenizer.decode(list(example.prompt))
+        assert "title 1" in prompt and "title 2" in prompt
+        assert "title 3" not in prompt and "title 4" not in prompt
+
+
+def test_training_prompts_are_those_that_the_bundle_is_asked(chat: ChatFormat) -> None:
+    task = load_task("lamp-5")
+    history = tuple(titled(number, f"steel and {number} roses") for number in range(5))
+    profile = Profile("anna", task.name, history, (Example("q", "roses of steel", "gold"),))
+    (asked,) = history_prompts(task, chat, profile, 3, 400)
+    trained = encode_history(profile.queries, task, chat, max_length=400, history=history, retrieved=3)
+    assert list(trained.examples[0].prompt) == asked
+    assert "gold" not in chat.tokenizer.decode(asked)
+
+
+def test_a_task_whose_history_holds_no_answers_is_refused(chat: ChatFormat) -> None:
+    with pytest.raises(
+        EdgePLMError, match=r"^finetune\.history_in_prompt: the history of lamp-7 holds no an"
+    ):
+        encode_history(
+            [titled(1, "x")], load_task("lamp-7"), chat, max_length=99, history=[titled(2, "y")], retrieved=1
+        )

@@ -4,20 +4,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
+from click.testing import CliRunner
+from test_finetune_faults import HARMED, contrary
 from test_pipeline import cache, model, profile, tiny_recipe  # noqa: F401 - fixtures
+from toy import PROFILE
 
 from exporters.bundle import open_bundle
+from exporters.merge import merge_adapter
 from exporters.quantise.calibrate import apply_weights, calibration_windows
 from exporters.quantise.store import read_weights
 from runtimes import open_engine
-from toolkit import bundling
+from toolkit import bundling, quality
+from toolkit.commands.outcome import outcome, show_outcome
 from toolkit.finetune import adapter_folder, open_chat
+from toolkit.finetune.evaluate import greedy_answers
 from toolkit.models import load_model, resolve_model
 from toolkit.pipeline import RunResult, run
-from toolkit.profiles import read_profile
-from toolkit.recipe import ExportRecipe
+from toolkit.profiles import read_profile, write_profile
+from toolkit.recipe import ExportRecipe, Recipe
 from toolkit.tasks import load_task
 
 pytestmark = pytest.mark.usefixtures("one_thread", "cache")
@@ -100,3 +107,64 @@ def test_calibration_takes_the_history_and_never_the_queries(model: Path, profil
     for settings in (ExportRecipe(calibration="none"), ExportRecipe(precision="fp32")):
         assert bundling.calibration(settings, chat, task, [person]) is None
     assert calibration_windows([1] * 300).own == 0
+
+
+def test_the_bundle_is_asked_as_its_adapter_was_trained(model: Path, tmp_path: Path) -> None:  # noqa: F811
+    write_profile(PROFILE, tmp_path / "anna.jsonl")
+    result = run(
+        tiny_recipe(
+            model,
+            tmp_path / "anna.jsonl",
+            tmp_path / "run",
+            finetune={"history_in_prompt": 2, "guard": False},
+            export={"precision": "fp32"},
+        )
+    )
+    assert result.bundle is not None
+    manifest = open_bundle(result.bundle)
+    assert [adapter.history_in_prompt for adapter in manifest.adapters] == [2]
+    # In float32 the artifact answers as torch does, which was asked with the history.
+    assert result.arm("artifact").answers == result.chosen_arm.answers
+    base = resolve_model(str(model))
+    chat, task = open_chat(base), load_task("rewrite")
+    asked = quality.history_prompts(task, chat, PROFILE, 2, quality.prompt_limit(task, 448))
+    plain = quality.query_prompts(task, chat, PROFILE.queries, quality.prompt_limit(task, 448))
+    assert all(len(one) > len(other) for one, other in zip(asked, plain, strict=True))
+    merged = merge_adapter(load_model(base), result.adapter)
+    limit = quality.answer_limit(task, chat, PROFILE)
+    assert greedy_answers(merged, chat, asked, max_new_tokens=limit) == result.chosen_arm.answers
+    assert greedy_answers(merged, chat, plain, max_new_tokens=limit) != result.chosen_arm.answers
+
+
+def test_an_adapter_that_is_no_better_is_not_shipped_and_the_report_says_so(
+    model: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    write_profile(contrary(0), tmp_path / "anna.jsonl")
+    folder = tmp_path / "run"
+
+    def recipe(guard: bool) -> Recipe:
+        settings = {**replace(HARMED, guard=guard).as_dict(), "retrieved": 0}
+        changes = {"finetune": settings, "export": {"precision": "fp32"}}
+        return tiny_recipe(model, tmp_path / "anna.jsonl", folder, **changes)
+
+    shipped = run(recipe(guard=False))
+    assert shipped.bundle == folder / "bundle" and open_bundle(shipped.bundle)
+    result = run(recipe(guard=True))
+    assert result.finetuning.better_than_base is False
+    assert (result.bundle, result.benchmark, result.verification) == (None, None, {})
+    assert result.failures == [result.finetuning.withheld]
+    assert not any((folder / name).exists() for name in ("bundle", "verification", "benchmark"))
+    assert [arm.arm for arm in result.arms] == ["base", "adapter (real)"]
+    assert "the adapter is not better than the base model" in result.report.read_text(encoding="utf-8")
+    printed = CliRunner().invoke(show, obj=result)
+    assert printed.exit_code == 3
+    assert "Check fell short: not shipped: on the held-out slice" in printed.stderr
+    assert "ship it all the same with --set finetune.guard=false" in printed.stderr
+    assert outcome(result)["bundle"] is None
+
+
+@click.command()
+@click.pass_obj
+def show(result: RunResult) -> None:
+    raise SystemExit(show_outcome(result, as_json=False))

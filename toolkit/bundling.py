@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 
 
 def calibration(
-    settings: ExportRecipe, chat: ChatFormat, task: Task | None = None, profiles: Sequence[Profile] = ()
+    settings: ExportRecipe,
+    chat: ChatFormat,
+    task: Task | None = None,
+    profiles: Sequence[Profile] = (),
+    history_in_prompt: int = 0,
 ) -> "Windows | None":
-    """What the quantiser is calibrated on: the people's histories and neutral text, as `settings` say."""
+    """What the quantiser is calibrated on: the people's histories, worded as the bundle will be asked, and
+    neutral text, as `settings` say."""
     from exporters.quantise.calibrate import calibration_windows
     from exporters.texts import calibration_text
 
@@ -35,7 +40,10 @@ def calibration(
     own: list[list[int]] = []
     if task and settings.calibration == "own":
         for profile in profiles:
-            encoded = encode_history(profile.history, task, chat, max_length=settings.context_length)
+            encoded = encode_history(
+                profile.history, task, chat, max_length=settings.context_length,
+                history=profile.history, retrieved=history_in_prompt,
+            )  # fmt: skip
             own += [[*example.prompt, *example.answer] for example in encoded.examples]
     neutral = chat.tokenizer(calibration_text(), add_special_tokens=False)["input_ids"]
     return calibration_windows(neutral, own, count=settings.windows)
@@ -50,7 +58,8 @@ def calibration_of(
         return None
     source = "own" if about.own else "neutral"
     settings = ExportRecipe(calibration=source, context_length=manifest.context_length, windows=about.windows)
-    return calibration(settings, chat, task, profiles)
+    asked = max((adapter.history_in_prompt for adapter in manifest.adapters), default=0)
+    return calibration(settings, chat, task, profiles, asked)
 
 
 def base_weights(
@@ -84,17 +93,18 @@ def make_bundle(
     """
     from exporters.adapters import ATTACHED
     from exporters.export import export_bundle
-    from exporters.merge import merge_adapter, read_adapter
+    from exporters.merge import check_base, merge_adapter, read_adapter
     from exporters.onnx.adapter_file import read_low_rank
     from runtimes import open_engine
 
     facts = read_adapter(adapter)
+    check_base(facts, adapter, base.source, base.sha256)
     job = replace(_job(base, settings, name), task=task.as_dict() if task else None, provenance=provenance)
     model = load_model(base)
     adapters: dict[str, Path] = {}
     if settings.form == ATTACHED:
+        changes = read_low_rank(adapter)  # refuses what cannot be attached before minutes of calibration
         weights = weights or base_weights(base, settings, windows, progress)
-        changes = read_low_rank(adapter)
         kinds = {module.rpartition(".")[2] for module in changes}
         rank = max(change.rank for change in changes.values())
         job = replace(job, slots=tuple(sorted(kinds)), slot_rank=rank)
@@ -133,7 +143,7 @@ def verify_bundle(
     on the same `windows`. Returns `Verification.as_dict()` with the thresholds beside it.
     """
     from exporters.bundle import open_bundle
-    from exporters.merge import merge_adapter
+    from exporters.merge import check_base, merge_adapter, read_adapter
     from exporters.texts import neutral_windows
     from exporters.twin import base_twin
     from exporters.verify import Thresholds, verify
@@ -148,11 +158,15 @@ def verify_bundle(
             where=str(bundle),
             mend="Give the base model that it was made from with --model",
         )
+    facts = read_adapter(adapter)
+    check_base(facts, adapter, base.source, base.sha256)
     model = load_model(base)
     room = manifest.context_length - limits.continuation - 1
     if task and profile:
         asked = (profile.queries or profile.history)[: limits.prompts]
-        prompts = query_prompts(task, chat, asked, room)
+        prompts = query_prompts(
+            task, chat, asked, room, history=profile.history, retrieved=facts.history_in_prompt
+        )
     else:
         prompts = [window[: min(48, room)] for window in neutral_windows(chat, 64, limits.prompts)]
     artifact = open_engine(bundle)
@@ -203,10 +217,20 @@ def answer_bundle(
     manifest = open_bundle(bundle)
     chat = bundle_chat(bundle)
     limit = prompt_limit(task, manifest.context_length)
+    # As the adapter was trained: the attached one that answers, or the one that is merged.
+    retrieved = next(
+        (
+            entry.history_in_prompt
+            for entry in manifest.adapters
+            if entry.name == adapter or (adapter is None and entry.kind == "merged")
+        ),
+        0,
+    )
+    prompts = query_prompts(task, chat, profile.queries, limit, history=profile.history, retrieved=retrieved)
     ids = answer_on_device(
         bundle,
         parse_device(device),
-        query_prompts(task, chat, profile.queries, limit),
+        prompts,
         max_new_tokens=answer_limit(task, chat, profile),
         stop_ids=manifest.tokens.stop,
         adapter=adapter,

@@ -1,5 +1,6 @@
 """Writing files so that a killed process leaves nothing half-written."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -7,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from toolkit.errors import EdgePLMError
 
@@ -67,6 +69,45 @@ def staged_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+@contextmanager
+def held(target: Path) -> Iterator[None]:
+    """Keep `target` to this process until the block ends; EdgePLMError if another one has it.
+
+    The lock is a hidden file beside `target`, free again however the process ends.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100
+    path = target.parent / f".{target.name}.lock"
+    with _named_in_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(path)
+    if lock is None:
+        raise EdgePLMError(
+            "another process is writing it", where=str(target), mend="Wait for it, or choose another name"
+        )
+    with lock:
+        try:
+            yield
+        finally:
+            # While it is still locked: whoever opened it before finds it locked, and gives up.
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file at `path`, locked; None if another process has it."""
+    while True:
+        lock = open(path, "w")  # noqa: SIM115 - the caller closes it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+            lock.close()  # another one's, which took it away meanwhile
+        except BlockingIOError:
+            lock.close()
+            return None
+        except FileNotFoundError:
+            lock.close()
 
 
 def _replace_directory(new: Path, target: Path) -> None:

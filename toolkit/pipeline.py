@@ -40,10 +40,14 @@ _WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run made and found; `failures` are checks that fell short (none: all passed)."""
+    """What a run made and found; `failures` are checks that fell short (none: all passed).
+
+    There is no bundle, and so no verification and no benchmark, where the adapter was held back
+    (`finetune.guard`).
+    """
 
     folder: Path
-    bundle: Path
+    bundle: Path | None
     adapter: Path
     report: Path
     recipe: Recipe
@@ -72,6 +76,8 @@ class RunResult:
     def metric_loss(self) -> float | None:
         """By how much the primary metric is worse in the bundle than in float; None without gold answers."""
         metric = self.task.primary_metric
+        if self.bundle is None:
+            return None
         exact, shipped = (arm.metrics.get(metric) for arm in (self.chosen_arm, self.arm(ARTIFACT)))
         if exact is None or shipped is None:
             return None
@@ -110,15 +116,9 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
         adapters = _finetune_stage(state, augmentation, data, weights)
         finetuning = read_finetuning(adapters.folder)
         answers = _answer_stage(state, adapters, finetuning)
-        bundle = _bundle_stage(state, adapters, finetuning, augmentation, weights)
-        verification = _verification_stage(state, adapters, finetuning, bundle)
-        arms = [*read_answers(answers.folder / "answers.json")]
-        arms += read_answers(verification.folder / "answers.json")
-        measured = _benchmark_stage(state, bundle)
-        found = json.loads((verification.folder / "verification.json").read_text(encoding="utf-8"))
         result = RunResult(
             folder=folder.path,
-            bundle=bundle.folder,
+            bundle=None,
             adapter=adapter_folder(adapters.folder, finetuning.chosen),
             report=folder.path / "report.html",
             recipe=recipe,
@@ -126,19 +126,40 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
             task=task,
             augmentation=augmentation,
             finetuning=finetuning,
-            arms=arms,
-            verification=found,
-            benchmark=measured,
-            failures=found["failures"],
+            arms=read_answers(answers.folder / "answers.json"),
+            verification={},
+            benchmark=None,
+            failures=[],
         )
-        result = replace(result, failures=[*result.failures, *_metric_failures(result)])
-        outcome = {"metric": task.primary_metric, "metric_loss": result.metric_loss}
-        _finish_manifest(
-            bundle.folder,
-            {**found, **outcome, "failures": result.failures, "passed": not result.failures},
-        )
+        if finetuning.withheld:
+            folder.drop("bundle", "verification", "benchmark")  # of an earlier run, and not of this adapter
+            result = replace(result, failures=[finetuning.withheld])
+        else:
+            result = _ship(state, result, adapters, weights)
         _write_report(result, base, command)
         return result
+
+
+def _ship(run: _Run, result: RunResult, adapters: Stage, weights: Stage | None) -> RunResult:
+    """The bundle, verified and measured."""
+    bundle = _bundle_stage(run, adapters, result.finetuning, result.augmentation, weights)
+    verification = _verification_stage(run, adapters, result.finetuning, bundle)
+    found = json.loads((verification.folder / "verification.json").read_text(encoding="utf-8"))
+    result = replace(
+        result,
+        bundle=bundle.folder,
+        arms=[*result.arms, *read_answers(verification.folder / "answers.json")],
+        verification=found,
+        benchmark=_benchmark_stage(run, bundle),
+        failures=found["failures"],
+    )
+    result = replace(result, failures=[*result.failures, *_metric_failures(result)])
+    outcome = {"metric": run.task.primary_metric, "metric_loss": result.metric_loss}
+    _finish_manifest(
+        bundle.folder,
+        {**found, **outcome, "failures": result.failures, "passed": not result.failures},
+    )
+    return result
 
 
 def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
@@ -182,11 +203,17 @@ def _weights_stage(run: _Run) -> Stage | None:
         weights = base_weights(run.base, settings, _windows(run), run.progress)
         write_weights(folder / _WEIGHTS, weights)
 
-    return run.folder.stage("weights", {**_identity(run), "export": settings.as_dict()}, work)
+    inputs = {
+        **_identity(run),
+        "export": settings.as_dict(),
+        "asked": run.recipe.finetune.history_in_prompt,
+    }
+    return run.folder.stage("weights", inputs, work)
 
 
 def _windows(run: _Run) -> Any:
-    return calibration(run.recipe.export, run.chat, run.task, [run.profile])
+    asked = run.recipe.finetune.history_in_prompt
+    return calibration(run.recipe.export, run.chat, run.task, [run.profile], asked)
 
 
 def _finetune_stage(
@@ -210,6 +237,7 @@ def _finetune_stage(
             folder,
             synthetic=augmentation.kept if augmentation else (),
             prepare=prepare,
+            rescue=run.folder.path / "adapters-stopped",
             seed=run.recipe.seed,
             force=True,
             progress=run.progress,
@@ -230,6 +258,7 @@ def _answer_stage(run: _Run, adapters: Stage, finetuning: Finetuning) -> Stage:
             run.profile,
             {a.name: adapter_folder(adapters.folder, a.name) for a in finetuning.adapters},
             retrieved=run.recipe.finetune.retrieved,
+            history_in_prompt=run.recipe.finetune.history_in_prompt,
             limit=prompt_limit(run.task, run.recipe.export.context_length),
             progress=run.progress,
         )

@@ -11,7 +11,6 @@ from toolkit.files import write_atomic
 from toolkit.models import BaseModel, load_model
 from toolkit.profiles import Example, Profile
 from toolkit.progress import SILENT, Progress
-from toolkit.retrieval import retrieve_for
 from toolkit.tasks import Task
 
 BASE, HISTORY, ARTIFACT = "base", "base + history", "artifact"
@@ -50,27 +49,27 @@ def prompt_limit(task: Task, context_length: int) -> int:
     return max(16, context_length - task.max_new_tokens - 1)
 
 
-def query_prompts(task: Task, chat: ChatFormat, queries: Sequence[Example], limit: int) -> list[list[int]]:
-    """Token ids of the queries' prompts; one that is longer than `limit` loses words at its end."""
-    return [_fitted(chat, task, query, limit) for query in queries]
+def query_prompts(
+    task: Task,
+    chat: ChatFormat,
+    queries: Sequence[Example],
+    limit: int,
+    *,
+    history: Sequence[Example] = (),
+    retrieved: int = 0,
+) -> list[list[int]]:
+    """Token ids of the queries' prompts; one that is longer than `limit` loses words at its end.
+
+    With `retrieved`, so many of `history` that are most similar (BM25) go before each, as far as they fit.
+    """
+    return [_fitted(chat, task, query, limit, history, retrieved) for query in queries]
 
 
 def history_prompts(
     task: Task, chat: ChatFormat, profile: Profile, retrieved: int, limit: int
 ) -> list[list[int]]:
     """Prompts with the most similar history before the query (BM25), as many items as fit `limit` tokens."""
-    prompts = []
-    for query in profile.queries:
-        items = retrieve_for(task, query.input, profile.history, retrieved)
-        while items:
-            ids = chat.prompt(task.render_with_history(query.input, items))
-            if len(ids) <= limit:
-                prompts.append(ids)
-                break
-            items = items[:-1]
-        else:
-            prompts.append(_fitted(chat, task, query, limit))
-    return prompts
+    return query_prompts(task, chat, profile.queries, limit, history=profile.history, retrieved=retrieved)
 
 
 def answer_float(
@@ -82,9 +81,11 @@ def answer_float(
     *,
     retrieved: int,
     limit: int,
+    history_in_prompt: int = 0,
     progress: Progress = SILENT,
 ) -> list[Answers]:
-    """Greedy answers of the float model: base, base with retrieved history, and with each adapter."""
+    """Greedy answers of the float model: base, base with `retrieved` history, and with each adapter, which
+    is asked with as much `history_in_prompt` as it was trained with."""
     from peft import PeftModel
 
     from toolkit.finetune.evaluate import greedy_answers
@@ -93,7 +94,10 @@ def answer_float(
     runs: list[tuple[str, Path | None, list[list[int]]]] = [(BASE, None, plain)]
     if retrieved:
         runs.append((HISTORY, None, history_prompts(task, chat, profile, retrieved, limit)))
-    runs += [(f"adapter ({name})", folder, plain) for name, folder in adapters.items()]
+    asked = plain
+    if history_in_prompt:
+        asked = history_prompts(task, chat, profile, history_in_prompt, limit)
+    runs += [(f"adapter ({name})", folder, asked) for name, folder in adapters.items()]
     results = []
     for arm, adapter, prompts in runs:
         model = load_model(base)
@@ -121,10 +125,15 @@ def read_answers(path: Path) -> list[Answers]:
     return [Answers(**arm) for arm in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def _fitted(chat: ChatFormat, task: Task, query: Example, limit: int) -> list[int]:
-    from toolkit.finetune.encode import fit_prompt
+def _fitted(
+    chat: ChatFormat, task: Task, query: Example, limit: int, history: Sequence[Example], retrieved: int
+) -> list[int]:
+    from toolkit.finetune.encode import fit_prompt, prompt_with_history
 
-    fitted = fit_prompt(chat, task.render, query.input, limit)
+    if retrieved:
+        fitted = prompt_with_history(task, chat, query, history, retrieved, limit)
+    else:
+        fitted = fit_prompt(chat, task.render, query.input, limit)
     if fitted is None:
         raise EdgePLMError(
             f"the instruction alone is longer than {limit} tokens",

@@ -91,6 +91,11 @@ class Recipe(Settings):
                 ("finetune.validation", "finetune.choose"),
                 "found 0, and auto chooses by held-out examples; accepted: number above 0, or another choose",
             )
+        if finetune.dora and export.form == "attached":
+            yield Conflict(
+                ("finetune.dora", "export.form"),
+                "found true, and an attached adapter can only be plain LoRA; accepted: false, or merged",
+            )
         if bench.prompt_tokens + bench.decode_tokens > export.context_length:
             yield Conflict(
                 ("bench.prompt_tokens", "bench.decode_tokens", "export.context_length"),

@@ -174,6 +174,18 @@ class FinetuneRecipe(Settings):
         "history and the synthetic examples. `auto`: the better of both on the held-out part of the history.",
         choices=("auto", "real", "real+synthetic"),
     )
+    guard: bool = setting(
+        True,
+        "Hold back an adapter that is not better than the base model on the held-out part of the history: "
+        "the run then ends with exit code 3 and without a bundle.",
+    )
+    history_in_prompt: int = setting(
+        0,
+        "Retrieval-augmented prompts: history examples, found by BM25, before each example in training and "
+        "before each query that the adapter is asked. Only those that are trained on are retrieved.",
+        at_least=0,
+        at_most=64,
+    )
     retrieved: int = setting(
         4,
         "For the comparison with the base model that sees the history: history examples in each prompt, "

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Report:
     """Everything that the run found, for one page."""
-    manifest = read_manifest(result.bundle)
-    made = manifest.provenance or Provenance()
+    manifest = read_manifest(result.bundle) if result.bundle else None
+    made = (manifest.provenance if manifest else None) or Provenance()
     task, metric = result.task, result.task.primary_metric
     return Report(
         title=f"{result.profile.user_id}: {task.description}",
@@ -49,8 +49,10 @@ def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Repo
                 file.path, file.bytes, manifest.precision.name if file.path.endswith(".data") else ""
             )
             for file in manifest.files
-        ),
-        float_bytes=4 * manifest.base_model.parameters,
+        )
+        if manifest
+        else (),
+        float_bytes=4 * manifest.base_model.parameters if manifest else None,
         verification=_verification(result),
         benchmark=result.benchmark,
         environment={
@@ -62,9 +64,15 @@ def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Repo
             "Base weights, sha256": base.sha256,
             "Licence of the base": base.licence,
             "Profile, sha256": result.profile.digest(),
-            "Training examples": f"{made.real_examples} real, {made.synthetic_examples} synthetic",
-            "Teacher": made.teacher or "none",
-            "Adapter in the bundle": f"{result.finetuning.chosen}: {result.finetuning.reason}",
+            **(
+                {
+                    "Training examples": f"{made.real_examples} real, {made.synthetic_examples} synthetic",
+                    "Teacher": made.teacher or "none",
+                    "Adapter in the bundle": f"{result.finetuning.chosen}: {result.finetuning.reason}",
+                }
+                if manifest
+                else {"Adapter in the bundle": "none"}
+            ),
             "Seed": str(result.recipe.seed),
         },
         command=command,
@@ -72,11 +80,11 @@ def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Repo
     )
 
 
-def _arm(arm: Answers, manifest: Manifest) -> Arm:
+def _arm(arm: Answers, manifest: Manifest | None) -> Arm:
     roles: dict[str, tuple[str, Role]] = {
         BASE: ("base model", "base"),
         HISTORY: ("base + retrieved history", "history"),
-        ARTIFACT: (f"{manifest.precision.name} bundle, in its runtime", "artifact"),
+        ARTIFACT: (f"{manifest.precision.name if manifest else ''} bundle, in its runtime", "artifact"),
     }
     name, role = roles.get(arm.arm, (arm.arm, "adapter" if arm.arm == f"adapter ({REAL})" else "synthetic"))
     return Arm(name, role, arm.metrics, tuple(arm.per_query), tuple(arm.answers))
@@ -134,14 +142,7 @@ def _caveats(result: "RunResult") -> list[str]:
     queries = len(result.profile.queries)
     if queries < 30:
         notes.append(f"{queries} held-out queries of one person: differences between arms are uncertain.")
-    if finetuning.better_than_base is False:
-        notes.append("On the held-out slice of the history the adapter is not better than the base model.")
-    if finetuning.cut or finetuning.dropped:
-        notes.append(
-            f"{len(finetuning.cut)} examples were cut and {len(finetuning.dropped)} dropped for their length."
-        )
-    if any(not adapter.packed for adapter in finetuning.adapters):
-        notes.append("This architecture cannot be trained on packed sequences; padded batches were used.")
+    notes += finetuning.notes()
     if result.augmentation and result.augmentation.stopped:
         notes.append(f"Augmentation stopped early: {result.augmentation.stopped}")
     return notes

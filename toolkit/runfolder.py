@@ -85,6 +85,12 @@ class RunFolder:
         write_atomic(marker, json.dumps(record) + "\n")
         return Stage(folder, key, reused=False)
 
+    def drop(self, *names: str) -> None:
+        """Take stages away that this run does not make."""
+        for name in names:
+            (self.path / _MARKERS / f"{name}.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
 
 class Stage:
     """A finished stage: its folder, the key of its inputs, and whether it was there already."""

@@ -96,7 +96,7 @@ def command(
     if (profile is None) != (task is None):
         raise click.UsageError("--profile and --task go together.")
     refuse_to_overwrite(out, force)
-    read_adapter(adapter)
+    facts = read_adapter(adapter)
     recipe = read_recipe(recipe_file) if recipe_file else None
     flags = {
         "runtime": runtime,
@@ -120,7 +120,9 @@ def command(
     person = read_profile(Path(profile), known, user) if profile and known else None
     progress = watch()
     base = resolve_model(model, progress)
-    windows = bundling.calibration(settings, open_chat(base), known, [person] if person else [])
+    windows = bundling.calibration(
+        settings, open_chat(base), known, [person] if person else [], facts.history_in_prompt
+    )
     limits = recipe.verify if recipe else VerifyRecipe()
     made = []
     for each, folder in wanted:

@@ -25,11 +25,12 @@ from toolkit.commands.common import (
 @click.option("--out", type=PATH, required=True, help="Folder for the adapters (PEFT's own format).")
 @force_option
 @json_option
-def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **options: Any) -> None:
+def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **options: Any) -> int:
     """Train the person's LoRA adapter.
 
     With --synthetic a second adapter is trained on real and synthetic examples;
-    a held-out slice of the history says which is better.
+    a held-out slice of the history says which is better. Exit code 3 if that is not
+    better than the base model (see finetune.guard).
     """
     from toolkit.augment import read_augmentation
     from toolkit.files import refuse_to_overwrite
@@ -57,9 +58,10 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
         progress=progress,
     )
     chosen = adapter_folder(out, report.chosen)
+    status = 3 if report.withheld else 0
     if as_json:
-        print_json({**asdict(report), "adapter": str(chosen)})
-        return
+        print_json({**asdict(report), "adapter": str(chosen), "withheld": report.withheld})
+        return status
     rows = [
         (
             adapter.name,
@@ -75,9 +77,6 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     print_table(rows, header=("adapter", "examples", "steps", "training loss", "held-out loss"))
     click.echo(f"Chosen: {report.chosen} ({report.reason})")
     click.echo(f"Adapter: {short_path(chosen)}")
-    if report.better_than_base is False:
-        click.echo("Warning: on the held-out slice it is not better than the base model.", err=True)
-    if report.cut or report.dropped:
-        click.echo(
-            f"Too long: {len(report.cut)} cut, {len(report.dropped)} dropped (finetune.max_length).", err=True
-        )
+    for note in report.notes():
+        click.echo(f"Note: {note}", err=True)
+    return status

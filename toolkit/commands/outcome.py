@@ -24,9 +24,7 @@ def outcome(result: "RunResult") -> dict[str, Any]:
     """The outcome as plain values."""
     from exporters.bundle import read_manifest
 
-    manifest = read_manifest(result.bundle)
-    speed = {name: value.median for name, value in result.benchmark.statistics.items()}
-    return {
+    found = {
         "user": result.profile.user_id,
         "task": result.task.name,
         "primary_metric": result.task.primary_metric,
@@ -34,46 +32,61 @@ def outcome(result: "RunResult") -> dict[str, Any]:
         "arms": {arm.arm: arm.metrics for arm in result.arms},
         "chosen_adapter": result.finetuning.chosen,
         "verification": result.verification,
-        "benchmark": {"median": speed, "validity": result.benchmark.validity.valid,
-                      "reasons": result.benchmark.validity.reasons},
-        "bytes": manifest.total_bytes,
-        "bits_per_weight": manifest.precision.bits_per_weight,
         "failures": result.failures,
-        "bundle": str(result.bundle),
+        "bundle": None,
         "adapter": str(result.adapter),
         "report": str(result.report),
-    }  # fmt: skip
+    }
+    if result.bundle is None:
+        return found
+    manifest, validity = read_manifest(result.bundle), result.benchmark.validity
+    speed = {name: value.median for name, value in result.benchmark.statistics.items()}
+    return {
+        **found,
+        "benchmark": {"median": speed, "validity": validity.valid, "reasons": validity.reasons},
+        "bytes": manifest.total_bytes,
+        "bits_per_weight": manifest.precision.bits_per_weight,
+        "bundle": str(result.bundle),
+    }
 
 
 def _print_outcome(result: "RunResult") -> None:
     from exporters.bundle import read_manifest
 
-    manifest = read_manifest(result.bundle)
+    manifest = read_manifest(result.bundle) if result.bundle else None
     click.echo()
     click.echo(click.style(f"{result.profile.user_id}: {result.task.description}", bold=True))
     _print_arms(result, manifest)
     click.echo()
-    rows = [("size", size_text(manifest)), *_kept_rows(result), *_speed_rows(result)]
-    paths = (("report", result.report), ("bundle", result.bundle), ("adapter", result.adapter))
-    print_table([*rows, *((name, short_path(path)) for name, path in paths)])
+    paths = [("report", short_path(result.report)), ("adapter", short_path(result.adapter))]
+    if manifest is None or result.bundle is None:
+        print_table(paths)
+        for failure in result.failures:
+            click.echo(click.style(f"Check fell short: {failure}", fg="red"), err=True)
+        click.echo(
+            "There is no bundle. What helps: more examples, another finetune.learning_rate, more "
+            "finetune.epochs; or ship it all the same with --set finetune.guard=false.",
+            err=True,
+        )
+        return
+    paths.insert(1, ("bundle", short_path(result.bundle)))
+    print_table([("size", size_text(manifest)), *_kept_rows(result), *_speed_rows(result), *paths])
     if not result.benchmark.validity.valid:
         print_paragraph(f"Speed is marked invalid: {'; '.join(result.benchmark.validity.reasons)}.")
     for failure in result.failures:
         click.echo(click.style(f"Check fell short: {failure}", fg="red"), err=True)
     if result.failures:
-        from exporters.bundle import read_manifest
-
-        click.echo(advice(read_manifest(result.bundle), "--set export."), err=True)
+        click.echo(advice(manifest, "--set export."), err=True)
 
 
-def _print_arms(result: "RunResult", manifest: "Manifest") -> None:
+def _print_arms(result: "RunResult", manifest: "Manifest | None") -> None:
     from toolkit.quality import ARTIFACT, BASE, HISTORY
 
     names = {
         BASE: "before",
         HISTORY: "before, with history in the prompt",
         result.chosen_arm.arm: f"after, in float ({result.finetuning.chosen})",
-        ARTIFACT: f"after, in the {manifest.precision.name} bundle",
+        ARTIFACT: f"after, in the {manifest.precision.name if manifest else ''} bundle",
     }
     arms = [(names[arm.arm], arm.metrics) for arm in result.arms if arm.arm in names and arm.metrics]
     if not arms:

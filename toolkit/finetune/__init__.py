@@ -3,61 +3,42 @@
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toolkit.chat import ChatFormat
-from toolkit.errors import EdgePLMError
-from toolkit.files import staged_directory, write_atomic
+from toolkit.errors import EdgePLMError, TrainingError
+from toolkit.files import held, staged_directory
 from toolkit.finetune.encode import Encoded, encode_history
+from toolkit.finetune.result import (
+    REAL,
+    SYNTHETIC,
+    Finetuning,
+    TrainedAdapter,
+    adapter_folder,
+    read_finetuning,
+    write_finetuning,
+)
 from toolkit.models import BaseModel, load_model, load_tokenizer
 from toolkit.profiles import Example, Profile
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import FinetuneRecipe
 from toolkit.tasks import Task
 
-REAL, SYNTHETIC = "real", "real+synthetic"
-_REPORT = "training.json"
+__all__ = [
+    "REAL",
+    "SYNTHETIC",
+    "Finetuning",
+    "TrainedAdapter",
+    "adapter_folder",
+    "finetune",
+    "open_chat",
+    "read_finetuning",
+    "split_history",
+]
+
 _SMALLEST_SPLIT = 5  # with fewer examples none is held out
-
-
-@dataclass(frozen=True)
-class TrainedAdapter:
-    """One adapter and how its training went; losses are means over answer tokens, in nats."""
-
-    name: str
-    examples: int
-    steps: int
-    step_losses: list[float]
-    validation_losses: list[float]
-    best_epoch: int | None
-    packed: bool
-
-
-@dataclass(frozen=True)
-class Finetuning:
-    """The adapters of a run: which one was chosen and why."""
-
-    adapters: list[TrainedAdapter]
-    chosen: str
-    reason: str
-    base_validation_loss: float | None
-    validation_ids: list[str]
-    cut: list[str]
-    dropped: list[str]
-
-    @property
-    def best_validation_loss(self) -> float | None:
-        """Lowest validation loss of the chosen adapter."""
-        losses = next(a.validation_losses for a in self.adapters if a.name == self.chosen)
-        return min(losses, default=None)
-
-    @property
-    def better_than_base(self) -> bool | None:
-        """Whether the chosen adapter beats the base on the held-out slice; None where none was held out."""
-        best = self.best_validation_loss
-        return None if best is None or self.base_validation_loss is None else best < self.base_validation_loss
 
 
 def finetune(
@@ -70,6 +51,7 @@ def finetune(
     synthetic: Sequence[Example] = (),
     prepare: Callable[[Any], None] | None = None,
     max_length: int | None = None,
+    rescue: Path | None = None,
     seed: int = 0,
     force: bool = False,
     progress: Progress = SILENT,
@@ -80,16 +62,25 @@ def finetune(
     history (`recipe.validation`) is held out to choose the best epoch and between the adapters; the held-out
     queries are never looked at. `prepare` may change the frozen base before each training, in place: to the
     values of its quantised weights, for quantisation-aware training. Raises EdgePLMError if no example is
-    left to train on or the loss diverges.
+    left to train on or another process is writing into `out`; TrainingError if the loss diverges, after
+    writing the last good adapter into `rescue` (unless given, `out` with -stopped behind its name).
     """
-    from toolkit.finetune.train import attach_adapter, mean_loss, save_adapter, train
+    from toolkit.finetune.train import attach_adapter, mean_loss, train
 
     chat = open_chat(base)
     limit = max_length or recipe.max_length
     training, held_out = split_history(profile.history, recipe.validation, seed)
-    real = encode_history(training, task, chat, max_length=limit)
-    validation = encode_history(held_out, task, chat, max_length=limit)
-    both = encode_history(synthetic, task, chat, max_length=limit, weight=recipe.synthetic_weight)
+    # Retrieved from what is trained on alone: the held-out slice must not help to its own answers.
+    encode = partial(
+        encode_history,
+        task=task,
+        chat=chat,
+        max_length=limit,
+        history=training,
+        retrieved=recipe.history_in_prompt,
+    )
+    real, validation = encode(training), encode(held_out)
+    both = encode(synthetic, weight=recipe.synthetic_weight)
     if not synthetic and recipe.choose == SYNTHETIC:
         raise EdgePLMError(
             "there are no synthetic examples",
@@ -109,7 +100,8 @@ def finetune(
         )
     adapters: list[TrainedAdapter] = []
     base_loss = None
-    with staged_directory(out, force=force) as staging:
+    rescue = rescue or out.with_name(f"{out.name}-stopped")
+    with held(out), staged_directory(out, force=force) as staging:
         for name, examples in arms.items():
             model = load_model(base)
             if prepare:
@@ -117,16 +109,19 @@ def finetune(
             if validation.examples and base_loss is None:
                 base_loss = mean_loss(model, validation.examples, packed=False)
             adapter = attach_adapter(model, recipe, seed)
-            outcome = train(
-                adapter,
-                examples,
-                recipe,
-                seed=seed,
-                validation=validation.examples,
-                progress=progress,
-                label=f"Fine-tuning on {name} ({len(examples)} examples)",
-            )
-            save_adapter(adapter, staging / _folder_name(name), base.source)
+            try:
+                outcome = train(
+                    adapter,
+                    examples,
+                    recipe,
+                    seed=seed,
+                    validation=validation.examples,
+                    progress=progress,
+                    label=f"Fine-tuning on {name} ({len(examples)} examples)",
+                )
+            except TrainingError as error:
+                raise _rescued(error, adapter, base, recipe, adapter_folder(rescue, name)) from error
+            _save(adapter, adapter_folder(staging, name), base, recipe)
             adapters.append(
                 TrainedAdapter(
                     name,
@@ -147,21 +142,11 @@ def finetune(
             [example.id for example in held_out],
             _ids(real, validation, both, "cut"),
             _ids(real, validation, both, "dropped"),
+            same_answer=len(profile.history) > 1 and len({each.output for each in profile.history}) == 1,
+            guard=recipe.guard,
         )
-        write_atomic(staging / _REPORT, json.dumps(asdict(report), indent=1) + "\n")
+        write_finetuning(staging, report)
     return report
-
-
-def read_finetuning(folder: Path) -> Finetuning:
-    """What `finetune` reported into `folder`."""
-    data = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-    data["adapters"] = [TrainedAdapter(**adapter) for adapter in data["adapters"]]
-    return Finetuning(**data)
-
-
-def adapter_folder(folder: Path, name: str) -> Path:
-    """Where `finetune` put the adapter `name`."""
-    return folder / _folder_name(name)
 
 
 def open_chat(base: BaseModel) -> ChatFormat:
@@ -194,8 +179,28 @@ def _choose(adapters: Sequence[TrainedAdapter], choose: str) -> tuple[str, str]:
     return best.name, f"lowest loss on the held-out slice of the history ({losses})"
 
 
-def _folder_name(name: str) -> str:
-    return name.replace("+", "-and-")
+def _save(adapter: Any, folder: Path, base: BaseModel, recipe: FinetuneRecipe) -> None:
+    from toolkit.finetune.train import save_adapter
+
+    save_adapter(
+        adapter,
+        folder,
+        base.source,
+        base_sha256=base.sha256,
+        history_in_prompt=recipe.history_in_prompt,
+    )
+
+
+def _rescued(
+    error: TrainingError, adapter: Any, base: BaseModel, recipe: FinetuneRecipe, folder: Path
+) -> TrainingError:
+    """The same error, saying where the last good adapter is; there is none if it never left its beginning."""
+    if not any(bool(weight.any()) for name, weight in adapter.named_parameters() if "lora_B" in name):
+        return error
+    with staged_directory(folder, force=True) as staging:
+        _save(adapter, staging, base, recipe)
+    mend = f"The last good adapter is in {folder}. {error.mend}"
+    return TrainingError(error.what, where=error.where, mend=mend)
 
 
 def _ids(real: Encoded, validation: Encoded, synthetic: Encoded, what: str) -> list[str]:

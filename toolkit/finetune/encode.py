@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from toolkit.chat import ChatFormat
+from toolkit.errors import EdgePLMError
+from toolkit.retrieval import retrieve_for
 
 if TYPE_CHECKING:
     from toolkit.profiles import Example
@@ -36,19 +38,39 @@ class Encoded:
 
 
 def encode_history(
-    examples: "Sequence[Example]", task: "Task", chat: ChatFormat, *, max_length: int, weight: float = 1.0
+    examples: "Sequence[Example]",
+    task: "Task",
+    chat: ChatFormat,
+    *,
+    max_length: int,
+    weight: float = 1.0,
+    history: "Sequence[Example]" = (),
+    retrieved: int = 0,
 ) -> Encoded:
     """Encode history examples for training.
 
     A text that makes an example longer than `max_length` tokens loses words at its end (the instruction
     and the answer stay whole); an example whose answer alone leaves no room is dropped. Both are counted.
+    With `retrieved`, so many of the others in `history` go before each, as far as they fit. Raises
+    EdgePLMError for a task whose history cannot be asked like its queries.
     """
+    if retrieved and not task.history_has_answers:
+        raise EdgePLMError(
+            f"the history of {task.name} holds no answers to its queries, so its examples cannot be trained "
+            "with others before them",
+            where="finetune.history_in_prompt",
+            mend="Set it to 0",
+        )
     kept: list[EncodedExample] = []
     cut: list[str] = []
     dropped: list[str] = []
     for example in examples:
         answer = chat.answer(example.output)
-        prompt = fit_prompt(chat, _renderer(task, example), example.input, max_length - len(answer))
+        room = max_length - len(answer)
+        if retrieved:
+            prompt = prompt_with_history(task, chat, example, history, retrieved, room)
+        else:
+            prompt = fit_prompt(chat, _renderer(task, example), example.input, room)
         if prompt is None:
             dropped.append(example.id)
             continue
@@ -64,6 +86,25 @@ class FittedPrompt:
 
     ids: list[int]
     cut: bool
+
+
+def prompt_with_history(
+    task: "Task",
+    chat: ChatFormat,
+    example: "Example",
+    history: "Sequence[Example]",
+    count: int,
+    limit: int,
+) -> FittedPrompt | None:
+    """Ids of the query with the `count` most similar others of `history` (BM25) before it, in the task's
+    wording: as many as fit `limit` tokens. None if not even the bare instruction fits."""
+    others = [item for item in history if item != example]
+    items = retrieve_for(task, example.input, others, count)
+    for kept in range(len(items), 0, -1):
+        ids = chat.prompt(task.render_with_history(example.input, items[:kept]))
+        if len(ids) <= limit:
+            return FittedPrompt(ids, cut=False)
+    return fit_prompt(chat, task.render, example.input, limit)
 
 
 def fit_prompt(chat: ChatFormat, render: Callable[[str], str], text: str, limit: int) -> FittedPrompt | None:

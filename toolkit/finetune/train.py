@@ -1,5 +1,6 @@
 """Training one person's LoRA adapter."""
 
+import errno
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from toolkit.adapter_record import AdapterRecord, write_record
 from toolkit.errors import AdapterError, EdgePLMError, TrainingError
 from toolkit.finetune.encode import EncodedExample
 from toolkit.finetune.packing import packed_loss, packing_is_exact, padded_loss, passes
@@ -188,14 +190,32 @@ def mean_loss(
     return total / sum(len(e.answer) * e.weight for e in examples)
 
 
-def save_adapter(peft_model: Any, folder: Path, base_source: str) -> None:
-    """Write PEFT's own folder into `folder`; vanilla PEFT loads it."""
+def save_adapter(
+    peft_model: Any,
+    folder: Path,
+    base_source: str,
+    *,
+    base_sha256: str | None = None,
+    history_in_prompt: int = 0,
+) -> None:
+    """Write PEFT's own folder into `folder`; vanilla PEFT loads it.
+
+    With `base_sha256` a record of the base goes beside it (`toolkit.adapter_record`). Raises OSError if the
+    disk is full.
+    """
+    from safetensors import SafetensorError
+
     for config in peft_model.peft_config.values():
         config.base_model_name_or_path = base_source
         config.inference_mode = True
-    # PEFT's default would ask a hub for the base model's configuration.
-    peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    try:
+        # PEFT's default would ask a hub for the base model's configuration.
+        peft_model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    except SafetensorError as error:  # what the library makes of an error of the system
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(folder)) from error
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+    if base_sha256:
+        write_record(folder, AdapterRecord(base_source, base_sha256, history_in_prompt))
 
 
 def _diverged(what: str, examples: Sequence[EncodedExample]) -> TrainingError:
