@@ -48,13 +48,15 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class BaseModelInfo:
-    """The model that was personalised; `sha256` is of its float weights as they were used."""
+    """The model that was personalised; `sha256` is of its float weights as they were used, and `task_adapter`
+    of the adapter that was merged into the source's weights first, if there was one."""
 
     source: str
     sha256: str
     architecture: str
     parameters: int
     licence: str
+    task_adapter: str | None = None
 
 
 @dataclass(frozen=True)

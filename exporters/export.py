@@ -236,6 +236,7 @@ def _manifest(
             model.config.architectures[0],
             sum(p.numel() for p in model.parameters()),
             job.base.licence,
+            job.base.task_adapter,
         ),
         runtime=RuntimeInfo(runtime, version(runtime), {name: version(name) for name in tools}),
         precision=_precision(job, weights, windows),

@@ -17,7 +17,10 @@ RECORD = "edgeplm_adapter.json"
 
 @dataclass(frozen=True)
 class AdapterRecord:
-    """The base's source and its weights' sha256; how many history examples go before each query."""
+    """The base's source and its weights' sha256; how many history examples go before each query.
+
+    `base_sha256` is of the weights that were trained on: with a task adapter merged in, if there was one.
+    """
 
     base: str
     base_sha256: str

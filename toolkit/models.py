@@ -33,12 +33,16 @@ _WEIGHT_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model on this machine: where it came from, its folder, its weights' sha256, its licence."""
+    """A base model on this machine: where it came from, its folder, its weights' sha256, its licence.
+
+    `task_adapter` is the sha256 of a task adapter's weights that are merged into it already.
+    """
 
     source: str
     folder: Path
     sha256: str
     licence: str
+    task_adapter: str | None = None
 
 
 def cache_folder() -> Path:

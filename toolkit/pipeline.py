@@ -20,7 +20,7 @@ from toolkit.bundling import answer_bundle, base_weights, calibration, make_bund
 from toolkit.chat import ChatFormat
 from toolkit.files import write_atomic
 from toolkit.finetune import Finetuning, adapter_folder, finetune, open_chat, read_finetuning
-from toolkit.models import BaseModel, resolve_model
+from toolkit.models import BaseModel, cache_folder, resolve_model
 from toolkit.profiles import Profile, read_profile
 from toolkit.progress import SILENT, Progress
 from toolkit.quality import (
@@ -86,12 +86,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class _Run:
-    """What every stage needs."""
+    """What every stage needs; `base` is the `plain` one with the task adapter in it, if there is one."""
 
     recipe: Recipe
     folder: RunFolder
     task: Task
     profile: Profile
+    plain: BaseModel
     base: BaseModel
     chat: ChatFormat
     progress: Progress
@@ -103,14 +104,16 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
     A check that falls short does not raise: it is in the result's `failures`. Raises EdgePLMError for
     anything the user can mend.
     """
+    from exporters.task_adapter import with_task_adapter
     from runtimes.devices import parse_device
 
     parse_device(recipe.bench.device)  # refused now, not after the training
     task = load_task(recipe.task_source)
     profile = read_profile(recipe.profile_path, task, recipe.user)
     with RunFolder(recipe.out_path).open() as folder:
-        base = resolve_model(recipe.model_source, progress)
-        state = _Run(recipe, folder, task, profile, base, open_chat(base), progress)
+        plain = resolve_model(recipe.model_source, progress)
+        base = with_task_adapter(plain, recipe.task_adapter_path, cache_folder(), progress)
+        state = _Run(recipe, folder, task, profile, plain, base, open_chat(base), progress)
         augmentation, data = _augment_stage(state)
         weights = _weights_stage(state)
         adapters = _finetune_stage(state, augmentation, data, weights)
@@ -170,7 +173,7 @@ def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
     def work(folder: Path) -> None:
         teacher = open_teacher(
             settings,
-            base=run.base,
+            base=run.plain,
             source=run.recipe.teacher_source,
             history=run.profile.history,
             progress=run.progress,
@@ -186,7 +189,13 @@ def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
         )
         write_augmentation(made, folder)
 
-    inputs = {**_identity(run), "augment": settings.as_dict(), "teacher": run.recipe.teacher_source}
+    # The teacher is the plain base: a task adapter answers queries, and does not write them.
+    inputs = {
+        **_identity(run),
+        "model": run.plain.sha256,
+        "augment": settings.as_dict(),
+        "teacher": run.recipe.teacher_source,
+    }
     stage = run.folder.stage("dataset", inputs, work)
     return read_augmentation(stage.folder), stage
 

@@ -132,6 +132,11 @@ class Recipe(Settings):
         return self.resolve_source(self.model)
 
     @property
+    def task_adapter_path(self) -> Path | None:
+        """The task adapter's folder."""
+        return self.resolve(self.finetune.task_adapter) if self.finetune.task_adapter else None
+
+    @property
     def task_source(self) -> str:
         """The task for `toolkit.tasks.load_task`."""
         return self.resolve_source(self.task)
@@ -175,6 +180,7 @@ def replace_fields(
         "model": here.model_source,
         "task": here.task_source,
         "augment.teacher": here.teacher_source,
+        "finetune.task_adapter": str(here.task_adapter_path) if here.task_adapter_path else None,
     }
     return replaced(changed, {name: value for name, value in absolute.items() if name in changes}, where)
 

@@ -174,6 +174,11 @@ class FinetuneRecipe(Settings):
         "history and the synthetic examples. `auto`: the better of both on the held-out part of the history.",
         choices=("auto", "real", "real+synthetic"),
     )
+    task_adapter: str | None = setting(
+        None,
+        "A PEFT adapter folder that is merged into the base model first (one for the task, trained on many "
+        "people); the person's adapter is trained on top of it, and the bundle holds both.",
+    )
     guard: bool = setting(
         True,
         "Hold back an adapter that is not better than the base model on the held-out part of the history: "

@@ -62,6 +62,7 @@ def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Repo
         provenance={
             "Base model": base.source,
             "Base weights, sha256": base.sha256,
+            **({"Task adapter in them, sha256": base.task_adapter} if base.task_adapter else {}),
             "Licence of the base": base.licence,
             "Profile, sha256": result.profile.digest(),
             **(

@@ -32,12 +32,14 @@ _COUNT = click.IntRange(min=1)
 
 @dataclass(frozen=True)
 class Setting:
-    """Who is trained, and how; `queries` are the held-out ones that are asked, at most."""
+    """Who is trained, and how, on at most so many of their latest `examples`; `queries` are the held-out
+    ones that are asked, at most."""
 
     people: str | None
     task: str
     users: int
     least: int
+    examples: int
     epochs: int
     batch_sizes: tuple[int, ...]
     max_length: int
@@ -122,7 +124,10 @@ def _request(base: BaseModel, setting: Setting, user: str, size: int, side: str)
         "recipe": setting.recipe(size).as_dict(),
         "side": side,
         "user": user,
-        **{name: getattr(setting, name) for name in ("people", "task", "users", "least", "queries")},
+        **{
+            name: getattr(setting, name)
+            for name in ("people", "task", "users", "least", "examples", "queries")
+        },
     }
 
 
@@ -132,6 +137,8 @@ def _request(base: BaseModel, setting: Setting, user: str, size: int, side: str)
 @click.option("--task", default="rewrite", show_default=True, metavar="NAME|FILE", help="Its task.")
 @click.option("--users", type=_COUNT, default=8, show_default=True, help="How many people, first come.")
 @click.option("--least", type=_COUNT, default=16, show_default=True, help="Least history of a person.")
+@click.option("--examples", type=_COUNT, default=200, show_default=True,
+              help="Most examples of a person, the latest.")  # fmt: skip
 @click.option("--epochs", type=_COUNT, default=1, show_default=True, help="Passes over the examples.")
 @click.option("--batch-size", "batch_sizes", type=_COUNT, multiple=True, default=(4, 16),
               show_default=True, help="Repeatable.")  # fmt: skip

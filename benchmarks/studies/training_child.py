@@ -115,7 +115,8 @@ def _work(request: Request) -> dict[str, Any]:
     recipe = FinetuneRecipe.from_dict(request["recipe"], "request")
     person = _person(request)
     task, profile, chat = person.task, person.profile, open_chat(base)
-    examples = encode_history(profile.history, task, chat, max_length=recipe.max_length).examples
+    history = profile.history[-request["examples"] :]
+    examples = encode_history(history, task, chat, max_length=recipe.max_length).examples
     model = load_model(base)
     before = memory()["peak_rss"]
     peft_model = attach_adapter(model, recipe, seed=0)

@@ -21,6 +21,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 adapter_option = click.option(
     "--adapter", metavar="NAME", help="The person, of those attached to the bundle, who answers."
 )
+task_adapter_option = click.option(
+    "--task-adapter", type=PATH, help="Adapter folder that is merged into the base first."
+)
 force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
 bundle_argument = click.argument("bundle", type=PATH)
 

@@ -13,6 +13,7 @@ from toolkit.commands.common import (
     print_json,
     print_table,
     short_path,
+    task_adapter_option,
     watch,
 )
 from toolkit.commands.outcome import advice, size_text, verification_rows
@@ -36,6 +37,7 @@ class Exported:
 @click.command(short_help="Base and adapter in, verified bundle out.")
 @click.option("--model", metavar="SOURCE", default=DEFAULT_SOURCE, show_default=True, help="Base model.")
 @click.option("--adapter", type=PATH, required=True, help="Adapter folder, in PEFT's own format.")
+@task_adapter_option
 @click.option("--out", type=PATH, required=True, help="The bundle's folder.")
 @click.option("--runtime", metavar="NAME", help="onnx or executorch  [default: onnx].")
 @click.option(
@@ -62,6 +64,7 @@ class Exported:
 def command(
     model: str,
     adapter: Path,
+    task_adapter: Path | None,
     out: Path,
     runtime: str | None,
     form: str | None,
@@ -85,10 +88,11 @@ def command(
     """
     from exporters.bundle import write_manifest
     from exporters.merge import read_adapter
+    from exporters.task_adapter import with_task_adapter
     from toolkit import bundling
     from toolkit.files import refuse_to_overwrite
     from toolkit.finetune import open_chat
-    from toolkit.models import resolve_model
+    from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.recipe import ExportRecipe, VerifyRecipe, read_recipe
     from toolkit.tasks import load_task
@@ -119,7 +123,8 @@ def command(
     known = load_task(task) if task else None
     person = read_profile(Path(profile), known, user) if profile and known else None
     progress = watch()
-    base = resolve_model(model, progress)
+    first = task_adapter or (recipe.task_adapter_path if recipe else None)
+    base = with_task_adapter(resolve_model(model, progress), first, cache_folder(), progress)
     windows = bundling.calibration(
         settings, open_chat(base), known, [person] if person else [], facts.history_in_prompt
     )

@@ -32,10 +32,11 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     a held-out slice of the history says which is better. Exit code 3 if that is not
     better than the base model (see finetune.guard).
     """
+    from exporters.task_adapter import with_task_adapter
     from toolkit.augment import read_augmentation
     from toolkit.files import refuse_to_overwrite
     from toolkit.finetune import adapter_folder, finetune
-    from toolkit.models import resolve_model
+    from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.tasks import load_task
 
@@ -46,6 +47,7 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     profile = read_profile(recipe.profile_path, task, recipe.user)
     made = read_augmentation(synthetic).kept if synthetic else ()
     base = resolve_model(recipe.model_source, progress)
+    base = with_task_adapter(base, recipe.task_adapter_path, cache_folder(), progress)
     report = finetune(
         base,
         profile,

@@ -4,13 +4,22 @@ from pathlib import Path
 
 import click
 
-from toolkit.commands.common import PATH, bundle_argument, json_option, print_json, print_table, watch
+from toolkit.commands.common import (
+    PATH,
+    bundle_argument,
+    json_option,
+    print_json,
+    print_table,
+    task_adapter_option,
+    watch,
+)
 from toolkit.commands.outcome import verification_rows
 
 
 @click.command(short_help="Check a bundle, and what is left of its adapter.")
 @bundle_argument
 @click.option("--adapter", type=PATH, help="The adapter it was made with: compares it with float.")
+@task_adapter_option
 @click.option("--model", metavar="SOURCE", help="Base model  [default: the one in the manifest].")
 @click.option("--recipe", "recipe_file", type=PATH, help="Take the thresholds from this recipe.")
 @click.option("--profile", metavar="PATH", help="Compare on this person's queries instead of neutral text.")
@@ -19,6 +28,7 @@ from toolkit.commands.outcome import verification_rows
 def command(
     bundle: Path,
     adapter: Path | None,
+    task_adapter: Path | None,
     model: str | None,
     recipe_file: Path | None,
     profile: str | None,
@@ -33,10 +43,11 @@ def command(
     """
     from exporters.bundle import open_bundle
     from exporters.golden import repeat_golden
+    from exporters.task_adapter import with_task_adapter
     from runtimes import open_engine
     from toolkit import bundling
     from toolkit.finetune import open_chat
-    from toolkit.models import resolve_model
+    from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.recipe import VerifyRecipe, read_recipe
     from toolkit.tasks import Task
@@ -44,6 +55,8 @@ def command(
     manifest = open_bundle(bundle)
     if profile and not adapter:
         raise click.UsageError("--profile needs --adapter: it is the float model that is compared with.")
+    if adapter and manifest.base_model.task_adapter and not task_adapter:
+        raise click.UsageError("This bundle's base holds a task adapter: give that with --task-adapter.")
     engine = open_engine(bundle)
     try:
         problems = repeat_golden(engine, manifest)
@@ -58,6 +71,7 @@ def command(
         person = read_profile(Path(profile), task, user) if profile and task else None
         limits = read_recipe(recipe_file).verify if recipe_file else VerifyRecipe()
         base = resolve_model(model or manifest.base_model.source, progress)
+        base = with_task_adapter(base, task_adapter, cache_folder(), progress)
         known = task if person else None
         windows = bundling.calibration_of(manifest, open_chat(base), known, [person] if person else [])
         found = bundling.verify_bundle(
