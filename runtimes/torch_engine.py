@@ -41,8 +41,6 @@ class TorchEngine(Engine):
         if self._cache is None:
             self.check_length(ids)
         tokens = torch.tensor([list(ids)], device=self._model.device)
-        output = self._model(
-            input_ids=tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=keep
-        )
-        self._cache = output.past_key_values
+        output = self._model(input_ids=tokens, cache=self._cache, use_cache=True, logits_to_keep=keep)
+        self._cache = output.cache
         return np.asarray(output.logits[0].float().cpu().numpy(), dtype=np.float32)

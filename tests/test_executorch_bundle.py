@@ -79,7 +79,7 @@ def test_a_calibrated_int8_bundle_is_smoothed_and_answers_as_the_merged_model(
     settings = ExportRecipe(
         runtime="executorch", preset="faithful", calibration="neutral", windows=2, context_length=128
     )
-    windows = bundling.calibration(settings, personal.chat)
+    windows = bundling.calibration(settings, personal.base)
     out = tmp_path / "bundle"
     bundling.make_bundle(personal.base, personal.adapter, settings, out, name="anna", windows=windows)
     found = bundling.verify_bundle(out, personal.base, personal.adapter, LOOSE, windows=windows)

@@ -93,19 +93,18 @@ def test_calibration_takes_the_history_and_never_the_queries(model: Path, profil
     base = resolve_model(str(model))
     task = load_task("rewrite")
     person = read_profile(profile, task)
-    chat = open_chat(base)
-    own = bundling.calibration(ExportRecipe(), chat, task, [person])
+    own = bundling.calibration(ExportRecipe(), base, task, [person])
     assert own is not None and 0 < own.own < len(own.ids)
-    without: Any = bundling.calibration(ExportRecipe(), chat, task, [replace(person, queries=())])
+    without: Any = bundling.calibration(ExportRecipe(), base, task, [replace(person, queries=())])
     assert without.sha256 == own.sha256
     fewer: Any = bundling.calibration(
-        ExportRecipe(), chat, task, [replace(person, history=person.history[:5])]
+        ExportRecipe(), base, task, [replace(person, history=person.history[:5])]
     )
     assert fewer.sha256 != own.sha256
-    neutral = bundling.calibration(ExportRecipe(calibration="neutral"), chat, task, [person])
+    neutral = bundling.calibration(ExportRecipe(calibration="neutral"), base, task, [person])
     assert neutral is not None and neutral.own == 0
     for settings in (ExportRecipe(calibration="none"), ExportRecipe(precision="fp32")):
-        assert bundling.calibration(settings, chat, task, [person]) is None
+        assert bundling.calibration(settings, base, task, [person]) is None
     assert calibration_windows([1] * 300).own == 0
 
 

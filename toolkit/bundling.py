@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 
 def calibration(
     settings: ExportRecipe,
-    chat: ChatFormat,
+    base: BaseModel,
     task: Task | None = None,
     profiles: Sequence[Profile] = (),
     history_in_prompt: int = 0,
+    progress: Progress = SILENT,
 ) -> "Windows | None":
     """What the quantiser is calibrated on: the people's histories, worded as the bundle will be asked, and
-    neutral text, as `settings` say."""
-    from exporters.quantise.calibrate import calibration_windows
+    neutral text, a written one and what the model writes itself, as `settings` say."""
+    from exporters.quantise.calibrate import WINDOW, calibration_windows
+    from exporters.quantise.model_text import cached_model_text
     from exporters.texts import calibration_text
 
     if settings.calibration == "none" or settings.preset == "exact" or settings.precision == "fp32":
         return None
+    chat = open_chat(base)
     own: list[list[int]] = []
     if task and settings.calibration == "own":
         for profile in profiles:
@@ -46,11 +49,24 @@ def calibration(
             )  # fmt: skip
             own += [[*example.prompt, *example.answer] for example in encoded.examples]
     neutral = chat.tokenizer(calibration_text(), add_special_tokens=False)["input_ids"]
-    return calibration_windows(neutral, own, count=settings.windows)
+    half = -(-settings.windows // 2)
+    written = cached_model_text(
+        lambda: load_model(base),
+        chat,
+        cache_folder() / "model-texts" / f"{base.sha256}-{half}.safetensors",
+        count=half,
+        length=WINDOW,
+        progress=progress,
+    )
+    return calibration_windows(neutral, own, written.tolist(), count=settings.windows)
 
 
 def calibration_of(
-    manifest: "Manifest", chat: ChatFormat, task: Task | None = None, profiles: Sequence[Profile] = ()
+    manifest: "Manifest",
+    base: BaseModel,
+    task: Task | None = None,
+    profiles: Sequence[Profile] = (),
+    progress: Progress = SILENT,
 ) -> "Windows | None":
     """The windows that a bundle was calibrated on, as nearly as the people given here allow."""
     about = manifest.precision.calibration
@@ -59,7 +75,7 @@ def calibration_of(
     source = "own" if about.own else "neutral"
     settings = ExportRecipe(calibration=source, context_length=manifest.context_length, windows=about.windows)
     asked = max((adapter.history_in_prompt for adapter in manifest.adapters), default=0)
-    return calibration(settings, chat, task, profiles, asked)
+    return calibration(settings, base, task, profiles, asked, progress)
 
 
 def base_weights(

@@ -222,7 +222,7 @@ def _weights_stage(run: _Run) -> Stage | None:
 
 def _windows(run: _Run) -> Any:
     asked = run.recipe.finetune.history_in_prompt
-    return calibration(run.recipe.export, run.chat, run.task, [run.profile], asked)
+    return calibration(run.recipe.export, run.base, run.task, [run.profile], asked, run.progress)
 
 
 def _finetune_stage(

@@ -30,24 +30,22 @@ def make(subject: Subject, base: BaseModel, gguf: Path | None, out: Path, thread
 
 
 def _export(subject: Subject, base: BaseModel, out: Path, threads: int) -> None:
-    """As `edgeplm export` does, without an adapter; calibrated on the neutral calibration text."""
+    """As `edgeplm export` does, without an adapter or a person's history."""
     from exporters.export import ExportJob, export_bundle
     from exporters.presets import EXACT
-    from exporters.quantise.calibrate import calibration_windows
-    from exporters.texts import calibration_text
     from runtimes import open_engine
+    from toolkit.bundling import calibration
     from toolkit.finetune import open_chat
     from toolkit.models import load_model
+    from toolkit.recipe import ExportRecipe
 
-    chat = open_chat(base)
-    neutral = chat.tokenizer(calibration_text(), add_special_tokens=False)["input_ids"]
     export_bundle(
         load_model(base),
-        chat,
+        open_chat(base),
         ExportJob(base, subject.name, CONTEXT_LENGTH, subject.runtime, subject.option),
         out,
         partial(open_engine, threads=threads),
-        windows=None if subject.option == EXACT else calibration_windows(neutral),
+        windows=None if subject.option == EXACT else calibration(ExportRecipe(calibration="neutral"), base),
         force=True,
     )
 

@@ -106,16 +106,18 @@ def _shared_base(
     """The base calibrated on everybody's history; None where each person has a base of their own."""
     if settings.export.form != "attached":
         return None
-    windows = _windows(base, people, settings)
+    windows = _windows(base, people, settings, progress)
     path = folder / _SHARED
     if not path.exists():
         write_weights(path, base_weights(base, settings.export, windows, progress))
     return _SharedBase(windows, read_weights(path))
 
 
-def _windows(base: BaseModel, people: Sequence[Person], settings: Settings) -> Windows | None:
+def _windows(
+    base: BaseModel, people: Sequence[Person], settings: Settings, progress: Progress
+) -> Windows | None:
     task = people[0].task
-    return calibration(settings.export, open_chat(base), task, [person.profile for person in people])
+    return calibration(settings.export, base, task, [person.profile for person in people], progress=progress)
 
 
 def _one(
@@ -127,7 +129,7 @@ def _one(
     progress: Progress,
 ) -> dict[str, Any]:
     task, profile = person.task, person.profile
-    windows = shared.windows if shared else _windows(base, [person], settings)
+    windows = shared.windows if shared else _windows(base, [person], settings, progress)
     weights = shared.weights if shared else None
     if weights is None and settings.finetune.quantization_aware:
         weights = base_weights(base, settings.export, windows, progress)

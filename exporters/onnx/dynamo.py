@@ -153,11 +153,11 @@ class _WithPlainCache(torch.nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=DynamicCache(past),
+            cache=DynamicCache(past),
             use_cache=True,
             logits_to_keep=1,  # nobody reads a prompt's others
         )
-        return made.logits, [(layer.keys, layer.values) for layer in made.past_key_values.layers]
+        return made.logits, [(layer.keys, layer.values) for layer in made.cache.layers]
 
 
 def _cache_shape(model: Any) -> CacheShape:
@@ -166,7 +166,7 @@ def _cache_shape(model: Any) -> CacheShape:
         raise _unsupported(model, "it has an encoder")
     with torch.no_grad():
         made = model(input_ids=torch.tensor([[0, 1, 2]]), use_cache=True)
-    layers = getattr(getattr(made, "past_key_values", None), "layers", None) or []
+    layers = getattr(getattr(made, "cache", None), "layers", None) or []
     shapes = {
         tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else ()
         for layer in layers

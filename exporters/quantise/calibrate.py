@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class Windows:
 def calibration_windows(
     neutral: Sequence[int],
     own: Sequence[Sequence[int]] = (),
+    written: Sequence[Sequence[int]] = (),
     *,
     count: int = WINDOWS,
     length: int = WINDOW,
@@ -54,13 +56,14 @@ def calibration_windows(
     """Windows to calibrate on: half the people's own examples, half neutral text.
 
     `own` are examples as the model sees them, prompt and answer; they are put one after the other in random
-    order. Where there are too few of them the neutral text fills up, and the other way round. Raises
-    EdgePLMError if both together fill no window.
+    order. Where there are too few of them the neutral text fills up, and the other way round. `written`,
+    windows that the model wrote, take turns with the neutral text. Raises EdgePLMError if all together fill
+    no window.
     """
     examples = list(own)
     random.Random(seed).shuffle(examples)  # noqa: S311 - an order
     mine = _cut([token for example in examples for token in example], length)
-    others = _cut(list(neutral), length)
+    others = _in_turn(_cut(list(neutral), length), [list(window[:length]) for window in written])
     mine = mine[: max(count // 2, count - len(others))]
     chosen = [*mine, *others[: count - len(mine)]]
     if not chosen:
@@ -70,6 +73,12 @@ def calibration_windows(
             mend="Give more text",
         )
     return Windows(torch.tensor(chosen), len(mine))
+
+
+def _in_turn(first: list[list[int]], second: list[list[int]]) -> list[list[int]]:
+    """One of each, and then the rest of the longer list."""
+    pairs = zip_longest(first, second)
+    return [each for pair in pairs for each in pair if each is not None]
 
 
 def _cut(tokens: Sequence[int], length: int) -> list[list[int]]:

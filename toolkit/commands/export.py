@@ -91,7 +91,6 @@ def command(
     from exporters.task_adapter import with_task_adapter
     from toolkit import bundling
     from toolkit.files import refuse_to_overwrite
-    from toolkit.finetune import open_chat
     from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.recipe import ExportRecipe, VerifyRecipe, read_recipe
@@ -126,7 +125,7 @@ def command(
     first = task_adapter or (recipe.task_adapter_path if recipe else None)
     base = with_task_adapter(resolve_model(model, progress), first, cache_folder(), progress)
     windows = bundling.calibration(
-        settings, open_chat(base), known, [person] if person else [], facts.history_in_prompt
+        settings, base, known, [person] if person else [], facts.history_in_prompt, progress
     )
     limits = recipe.verify if recipe else VerifyRecipe()
     made = []

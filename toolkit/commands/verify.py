@@ -46,7 +46,6 @@ def command(
     from exporters.task_adapter import with_task_adapter
     from runtimes import open_engine
     from toolkit import bundling
-    from toolkit.finetune import open_chat
     from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.recipe import VerifyRecipe, read_recipe
@@ -73,7 +72,7 @@ def command(
         base = resolve_model(model or manifest.base_model.source, progress)
         base = with_task_adapter(base, task_adapter, cache_folder(), progress)
         known = task if person else None
-        windows = bundling.calibration_of(manifest, open_chat(base), known, [person] if person else [])
+        windows = bundling.calibration_of(manifest, base, known, [person] if person else [], progress)
         found = bundling.verify_bundle(
             bundle, base, adapter, limits, known, person, windows=windows, progress=progress
         )
