@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from tiny import ARCHITECTURES, VOCAB_SIZE, tiny_adapter, tiny_base
 
+from toolkit.finetune.attention import layout_of
 from toolkit.finetune.encode import EncodedExample
 from toolkit.finetune.packing import packed_loss, packing_cost, packing_is_exact, padded_loss, passes
 from toolkit.finetune.train import mean_loss
-from toolkit.finetune.tree import Cost, packed_length, packs, tree_of
+from toolkit.finetune.tree import Cost, Tree, packed_length, packs, tree_of
 from toolkit.models import load_model
 
 SHAPE = {
@@ -127,10 +129,11 @@ def assert_same_gradients(found: dict[str, torch.Tensor], wanted: dict[str, torc
         assert (found[name] - gradient).norm() <= TOLERANCE * gradient.norm(), name
 
 
+@pytest.mark.parametrize("by_runs", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_packed_equals_padded(model: Any, case: str) -> None:
+def test_packed_equals_padded(model: Any, case: str, by_runs: bool) -> None:
     examples = CASES[case]
-    packed, gradients = loss_and_gradients(model, packed_loss, examples)
+    packed, gradients = loss_and_gradients(model, partial(packed_loss, by_runs=by_runs), examples)
     padded, wanted = loss_and_gradients(model, padded_loss, examples)
     assert packed == pytest.approx(padded, rel=TOLERANCE)
     assert_same_gradients(gradients, wanted)
@@ -187,6 +190,8 @@ def test_packing_is_exact_for_attention_and_leaves_the_model_as_it_was(model: An
     core = model.base_model.model
     assert packing_is_exact(core, MIXED)
     assert packing_is_exact(core, MIXED[:1])
+    assert packing_is_exact(core, MIXED, by_runs=True)
+    assert core.config._attn_implementation == "sdpa"
     assert core.training
     core.eval()
     assert packing_is_exact(core, MIXED)
@@ -220,6 +225,15 @@ def test_a_models_cost_of_attention_is_taken_from_its_shape(model: Any) -> None:
     assert 1.5 * 2 * 64 / 36_864 * 0.9 < packing_cost(model.base_model.model).pair < 1.5 * 2 * 64 / 36_864
 
 
+def by_runs_seen(tree: Tree, row: int) -> list[int]:
+    """The places that attention by runs lets `row` see."""
+    layout = layout_of(tree, torch.device("cpu"))
+    stops = [*tree.starts[1:], len(tree.ids)]
+    own = next(run for run, stop in enumerate(stops) if row < stop)
+    assert layout.seen[own][-1] == own
+    return [place for run in layout.seen[own] for place in range(tree.starts[run], min(stops[run], row + 1))]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_token_of_the_tree_sees_its_own_example_and_no_more(case: str) -> None:
     tree = tree_of(CASES[case])
@@ -230,6 +244,7 @@ def test_every_token_of_the_tree_sees_its_own_example_and_no_more(case: str) -> 
             seen = [place for place in range(row + 1) if row < tree.ends[place]]
             assert [tree.ids[place] for place in seen] == [*each.prompt, *each.answer[:step]]
             assert [tree.positions[place] for place in seen] == list(range(len(seen)))
+            assert seen == by_runs_seen(tree, row)
     assert len(tree.ids) == packed_length(CASES[case])
 
 
@@ -256,6 +271,7 @@ def test_packing_is_refused_for_models_with_state_and_the_padded_batch_is_right(
     model = build().eval()
     assert not packing_is_exact(model, MIXED)
     assert not packing_is_exact(model, MIXED[:1])
+    assert not packing_is_exact(model, MIXED, by_runs=True)
     with torch.no_grad():
         assert padded_loss(model, MIXED).item() == pytest.approx(
             sum(own_loss(model, each) for each in MIXED), rel=TOLERANCE
@@ -290,10 +306,15 @@ def test_scaled_logits_windows_and_dropout_are_no_obstacle(build: Callable[[], A
     torch.manual_seed(0)
     model = build().train()
     assert packing_is_exact(model, MIXED)
+    by_runs = packing_is_exact(model, MIXED, by_runs=True)
+    assert by_runs == (build is not gemma2)  # whose scores are capped, so that its attention is its own
     model.eval()
     with torch.no_grad():
         wanted = sum(own_loss(model, each) for each in MIXED)
         assert packed_loss(model, MIXED).item() == pytest.approx(wanted, rel=TOLERANCE)
+        if by_runs:
+            runs = packed_loss(model, MIXED, by_runs=True).item()
+            assert runs == pytest.approx(wanted, rel=TOLERANCE)
         assert padded_loss(model, MIXED).item() == pytest.approx(wanted, rel=TOLERANCE)
 
 

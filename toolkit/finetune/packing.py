@@ -6,8 +6,9 @@ stood alone. Logits are computed only where the loss needs them, which over a vo
 a short example's cost. Exactness against the padded batch is tested (loss and gradients) for every
 architecture that we test.
 
-The mask goes to PyTorch's scaled_dot_product_attention. flex_attention would skip the blocks that it hides,
-but has no backward pass on the CPU (PyTorch 2.13); so a pack is kept as small as sharing allows instead.
+Attention skips the hidden pairs where the model allows it (`toolkit.finetune.attention`); else the mask goes
+to PyTorch's scaled_dot_product_attention, and packs are kept as small as sharing allows. flex_attention is no
+way: it has no backward pass on the CPU (PyTorch 2.13).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,21 +18,29 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from toolkit.finetune.attention import layout_of, tree_attention
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.tree import Cost, packs, tree_of
+from toolkit.finetune.tree import Cost, Tree, packs, tree_of
 
+_TRIED = 16  # prompt tokens, beyond the sliding window, on which exactness is tried
 _PASS_OVERHEAD = 40  # tokens; measured on SmolLM2-135M with one thread
 _ATTENTION_EFFORT = 1.5  # how much longer an operation of attention takes than one of a matrix product
 
 
 def passes(
-    model: Any, examples: Sequence[EncodedExample], token_budget: int, *, packed: bool
+    model: Any,
+    examples: Sequence[EncodedExample],
+    token_budget: int,
+    *,
+    packed: bool,
+    by_runs: bool = False,
 ) -> Iterator[list[EncodedExample]]:
     """Split a batch into forward passes of at most `token_budget` tokens each (or one example), as they are
     computed: after sharing if `packed`, else with the padding. The gradients of the passes add up to the
     batch's."""
     if packed:
-        yield from packs(examples, token_budget, packing_cost(model))
+        # Where nothing hidden is computed, joining never costs more.
+        yield from packs(examples, token_budget, Cost() if by_runs else packing_cost(model))
         return
     batch: list[EncodedExample] = []
     for example in sorted(examples, key=len):  # so that little is padded
@@ -62,21 +71,21 @@ def packing_cost(model: Any) -> Cost:
     return Cost(_ATTENTION_EFFORT * pair, _PASS_OVERHEAD)
 
 
-def packed_loss(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
-    """Weighted sum (not mean) of the negative log-likelihood of all answer tokens, in nats."""
+def packed_loss(model: Any, examples: Sequence[EncodedExample], *, by_runs: bool = False) -> torch.Tensor:
+    """Weighted sum (not mean) of the negative log-likelihood of all answer tokens, in nats.
+
+    `by_runs`: attention skips what the mask would hide; NotImplementedError for a model that cannot.
+    """
     tree, device = tree_of(examples), model.device
-    place = torch.tensor(tree.positions, device=device)
-    order = torch.arange(len(tree.ids), device=device)
-    visible = (order[:, None] >= order) & (order[:, None] < torch.tensor(tree.ends, device=device))
     # Sorted, and each once: two examples may predict from the same place.
     rows, each = torch.tensor(tree.rows, device=device).unique(return_inverse=True)
-    logits = model(
-        input_ids=torch.tensor([tree.ids], device=device),
-        position_ids=place[None],
-        attention_mask=_masks(model, place, visible),
-        use_cache=False,
-        logits_to_keep=rows,
-    ).logits
+    if by_runs:
+        with tree_attention(model, layout_of(tree, device)):
+            # A mask that is there already is not made; it is not looked at.
+            nothing = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device)
+            logits = _logits(model, tree, rows, _by_kind(model, nothing, nothing))
+    else:
+        logits = _logits(model, tree, rows, _masks(model, tree))
     return _answer_loss(logits[0, each], examples)
 
 
@@ -102,20 +111,24 @@ def padded_loss(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
     return _answer_loss(logits[rows, columns], examples)
 
 
-def packing_is_exact(model: Any, examples: Sequence[EncodedExample], tolerance: float = 1e-4) -> bool:
-    """Whether this model computes the packed sequence as it does the padded batch, tried on the two longest.
+def packing_is_exact(
+    model: Any, examples: Sequence[EncodedExample], tolerance: float = 1e-4, *, by_runs: bool = False
+) -> bool:
+    """Whether this model computes the packed sequence as it does the padded batch, tried on two of them.
 
     Architectures with state that runs along the sequence (state-space layers, convolutions) do not.
     """
-    sample = sorted(examples, key=len)[-2:]
+    window = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    sample = [_last(example, window + _TRIED) for example in sorted(examples, key=len)[-2:]]
     # One that leaves the longest half-way, so that there is a fork whatever the examples are.
     half = sample[-1].prompt[: (len(sample[-1].prompt) + 1) // 2]
-    sample.append(replace(sample[-1], prompt=half))
+    sample.append(replace(sample[-1], prompt=(*half, *half)))
     training = model.training
     model.eval()  # dropout would tell the two apart
     try:
         with torch.no_grad():
-            packed, padded = packed_loss(model, sample), padded_loss(model, sample)
+            packed = packed_loss(model, sample, by_runs=by_runs)
+            padded = padded_loss(model, sample)
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, IndexError):
         return False
     finally:
@@ -123,24 +136,42 @@ def packing_is_exact(model: Any, examples: Sequence[EncodedExample], tolerance: 
     return bool(torch.isclose(packed, padded, rtol=tolerance, atol=tolerance))
 
 
-def _masks(model: Any, positions: torch.Tensor, visible: torch.Tensor) -> Any:
+def _masks(model: Any, tree: Tree) -> Any:
     """Additive masks [1, 1, length, length]; a mapping for models with several kinds of attention."""
-    config = model.config.get_text_config()
-    dtype = model.dtype
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or [])
+    positions, ends = (torch.tensor(each, device=model.device) for each in (tree.positions, tree.ends))
+    order = torch.arange(len(tree.ids), device=model.device)
+    visible = (order[:, None] >= order) & (order[:, None] < ends)
+    window, dtype = getattr(model.config.get_text_config(), "sliding_window", None), model.dtype
 
     def additive(allowed: torch.Tensor) -> torch.Tensor:
         zeros = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
         return zeros.masked_fill(~allowed, torch.finfo(dtype).min)[None, None]
 
     near = visible & (positions[:, None] - positions < window) if window else visible
+    return _by_kind(model, additive(visible), additive(near))
+
+
+def _by_kind(model: Any, full: torch.Tensor, near: torch.Tensor) -> Any:
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
     if not kinds:
-        return additive(near)
-    masks = {"full_attention": additive(visible)}
-    if "sliding_attention" in kinds:
-        masks["sliding_attention"] = additive(near)
-    return masks
+        return near
+    return {"full_attention": full} | ({"sliding_attention": near} if "sliding_attention" in kinds else {})
+
+
+def _logits(model: Any, tree: Tree, rows: torch.Tensor, mask: Any) -> torch.Tensor:
+    logits: torch.Tensor = model(
+        input_ids=torch.tensor([tree.ids], device=model.device),
+        position_ids=torch.tensor([tree.positions], device=model.device),
+        attention_mask=mask,
+        use_cache=False,
+        logits_to_keep=rows,
+    ).logits
+    return logits
+
+
+def _last(example: EncodedExample, tokens: int) -> EncodedExample:
+    """The end of the prompt and the beginning of the answer: what is tried need not be long."""
+    return replace(example, prompt=example.prompt[-tokens:], answer=example.answer[:4])
 
 
 def _answer_loss(logits: torch.Tensor, examples: Sequence[EncodedExample]) -> torch.Tensor:

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,9 @@ def train(
     shuffler = random.Random(seed)  # noqa: S311 - order of examples, nothing secret
     order = list(examples)
     peft_model.train()
-    use_packing = packing_is_exact(core, order)
-    loss_of = packed_loss if use_packing else padded_loss
+    by_runs = packing_is_exact(core, order, by_runs=True)
+    use_packing = by_runs or packing_is_exact(core, order)
+    loss_of = partial(packed_loss, by_runs=by_runs) if use_packing else padded_loss
     losses: list[float] = []
     validation_losses: list[float] = []
     best: tuple[float, int, list[torch.Tensor]] | None = None
@@ -116,7 +118,7 @@ def train(
                 batch = order[start : start + recipe.batch_size]
                 count = sum(len(e.answer) for e in batch)
                 total = 0.0
-                for part in passes(core, batch, recipe.tokens_per_pass, packed=use_packing):
+                for part in passes(core, batch, recipe.tokens_per_pass, packed=use_packing, by_runs=by_runs):
                     # By the number of tokens, not by their weights, or a batch of light examples would
                     # weigh as much as any other.
                     loss = loss_of(core, part) / count
@@ -137,7 +139,11 @@ def train(
                 advance(1)
             if validation:
                 held_out = mean_loss(
-                    core, validation, packed=use_packing, token_budget=recipe.tokens_per_pass
+                    core,
+                    validation,
+                    packed=use_packing,
+                    by_runs=by_runs,
+                    token_budget=recipe.tokens_per_pass,
                 )
                 if not math.isfinite(held_out):
                     _restore(parameters, best[2] if best else sound)
@@ -179,13 +185,15 @@ def mean_loss(
     examples: Sequence[EncodedExample],
     *,
     packed: bool = True,
+    by_runs: bool = False,
     token_budget: int = TOKEN_BUDGET,
 ) -> float:
     """Mean negative log-likelihood of the answer tokens, in nats."""
     training = model.training
     model.eval()
-    loss_of = packed_loss if packed else padded_loss
-    total = sum(float(loss_of(model, part)) for part in passes(model, examples, token_budget, packed=packed))
+    loss_of = partial(packed_loss, by_runs=by_runs) if packed else padded_loss
+    parts = passes(model, examples, token_budget, packed=packed, by_runs=by_runs)
+    total = sum(float(loss_of(model, part)) for part in parts)
     model.train(training)
     return total / sum(len(e.answer) * e.weight for e in examples)
 

@@ -15,13 +15,15 @@ class Tree:
     """A packed sequence: `ids`, each one's depth (its position id) and the end of its descendants.
 
     `rows` are the places whose logits predict the answer tokens, of one example after the other in the order
-    that they were given in; examples that share a beginning may share places.
+    that they were given in; examples that share a beginning may share places. `starts` are where runs without
+    a fork begin.
     """
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
     ends: tuple[int, ...]
     rows: tuple[int, ...]
+    starts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,17 @@ def tree_of(examples: Sequence[EncodedExample]) -> Tree:
     rows: list[tuple[int, ...]] = [()] * len(examples)
     path: list[int] = []  # where the tokens of the example before are
     before: tuple[int, ...] = ()
+    starts: set[int] = set()
     for index in sorted(range(len(examples)), key=lambda index: _inputs(examples[index])):
         inputs = _inputs(examples[index])
         shared = _shared(before, inputs)
         for place in path[shared:]:
             ends[place] = len(ids)
         del path[shared:]
+        if shared < len(inputs):
+            starts.add(len(ids))
+        if shared:  # what is below the fork is another run
+            starts.add(path[-1] + 1)
         for depth in range(shared, len(inputs)):
             path.append(len(ids))
             ids.append(inputs[depth])
@@ -62,7 +69,13 @@ def tree_of(examples: Sequence[EncodedExample]) -> Tree:
         before = inputs
     for place in path:
         ends[place] = len(ids)
-    return Tree(tuple(ids), tuple(positions), tuple(ends), tuple(row for each in rows for row in each))
+    return Tree(
+        tuple(ids),
+        tuple(positions),
+        tuple(ends),
+        tuple(row for each in rows for row in each),
+        tuple(sorted(start for start in starts if start < len(ids))),
+    )
 
 
 def packed_length(examples: Sequence[EncodedExample]) -> int:
