@@ -101,9 +101,9 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_adapter_on_disk(
 
         honest, calls = module.packed_loss, []
 
-        def failing(model: object, part: list[object]) -> torch.Tensor:
+        def failing(model: object, part: list[object], **how: bool) -> torch.Tensor:
             calls.append(part)
-            loss = honest(model, part)
+            loss = honest(model, part, **how)
             return loss * float("nan") if len(calls) == 6 else loss
 
         patch.setattr(module, "packed_loss", failing)
