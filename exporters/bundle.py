@@ -142,6 +142,22 @@ class GoldenCheck:
 
 
 @dataclass(frozen=True)
+class ChatForm:
+    """What the chat template makes of one user message, for programs without Jinja.
+
+    The prompt is `prefix`, the message, `suffix`. With `trim` the blanks at the message's ends go first.
+    """
+
+    prefix: str
+    suffix: str
+    trim: bool = False
+
+    def render(self, message: str) -> str:
+        """The prompt's text, up to where the answer begins."""
+        return f"{self.prefix}{message.strip() if self.trim else message}{self.suffix}"
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contract between exporters, runtimes and apps; `docs/manifest.md` has it field by field."""
 
@@ -161,6 +177,7 @@ class Manifest:
     provenance: Provenance | None = None
     verification: dict[str, Any] | None = None
     golden: list[GoldenCheck] = field(default_factory=list)
+    chat_form: ChatForm | None = None
 
     @property
     def total_bytes(self) -> int:

@@ -25,6 +25,7 @@ from exporters.bundle import (
     read_manifest,
     write_manifest,
 )
+from exporters.chat_form import chat_form
 from exporters.golden import EngineLike, golden_checks
 from exporters.merge import AdapterFacts
 from exporters.presets import EXACT, bits_per_weight, recover_base, scheme_of
@@ -252,6 +253,7 @@ def _manifest(
         adapters=[_merged(job.name, job.adapter)] if job.adapter else [],
         task=job.task,
         provenance=job.provenance,
+        chat_form=chat_form(chat),
     )
 
 

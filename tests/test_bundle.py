@@ -11,6 +11,7 @@ from exporters.bundle import (
     MANIFEST,
     AdapterInfo,
     BaseModelInfo,
+    ChatForm,
     GoldenCheck,
     Manifest,
     PrecisionInfo,
@@ -65,6 +66,7 @@ def manifest_of(folder: Path) -> Manifest:
         provenance=Provenance(10, 30, 0.75, "local", "ef" * 32),
         verification={"passed": True, "survival": None},
         golden=[GoldenCheck([1, 2, 3], [7, 8], [1.5, -2.25], [7, 9])],
+        chat_form=ChatForm("<s>", "</s>\n", trim=True),
     )
 
 
@@ -100,7 +102,7 @@ def test_unknown_fields_of_a_later_minor_addition_are_ignored(bundle):
 
 
 def test_optional_fields_may_be_missing(bundle):
-    optional = ("adapters", "task", "provenance", "verification", "golden")
+    optional = ("adapters", "task", "provenance", "verification", "golden", "chat_form")
     change(bundle, lambda data: [data.pop(name) for name in optional])
     manifest = open_bundle(bundle)
     assert manifest.adapters == [] and manifest.task is None and manifest.provenance is None

@@ -23,7 +23,7 @@ class ChatFormat:
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a user's message, up to where the answer begins."""
-        return self._encode(self._render(text))
+        return self._encode(self.render(text))
 
     def answer(self, text: str) -> list[int]:
         """Ids of an answer with the token that ends it."""
@@ -33,7 +33,8 @@ class ChatFormat:
         """Text of generated ids, special tokens left out."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
-    def _render(self, text: str) -> str:
+    def render(self, text: str) -> str:
+        """A user's message as the text that `prompt` encodes."""
         if not self.has_template:
             return f"{self.tokenizer.bos_token or ''}{text}\n"
         return self._fill_template([{"role": "user", "content": text}], add_generation_prompt=True)

@@ -1,0 +1,109 @@
+"""The contract that Kotlin (android-demo) keeps too: bundles, plans and samples, from shared vectors."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine
+from test_bundle import CONTENT, manifest_of
+
+from exporters.bundle import MANIFEST, list_files, open_bundle, read_manifest
+from runtimes.agent import TOKEN_SEED, Samples, execute
+from runtimes.plan import Plan, plan_from_dict
+from toolkit.errors import BundleError, DeviceError
+
+VECTORS = Path(__file__).with_name("vectors")
+
+
+def vectors(name):
+    return json.loads((VECTORS / name).read_text(encoding="utf-8"))
+
+
+def test_the_bundle_of_the_vectors_is_what_python_writes():
+    folder = VECTORS / "bundle"
+    assert {file.path: (folder / file.path).read_bytes() for file in list_files(folder)} == CONTENT
+    assert read_manifest(folder) == manifest_of(folder)
+
+
+def damage(bundle, case):
+    """Do to `bundle` what the vector says; files that it writes are listed with their true hashes."""
+    path = bundle / MANIFEST
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if "write" in case:
+        (bundle / case["write"]["file"]).write_bytes(case["write"]["text"].encode())
+        data["files"] = [vars(file) for file in list_files(bundle)]
+    for edit in case.get("edits", ()):
+        *above, last = edit.get("set") or edit.get("remove") or edit.get("append")
+        place = data
+        for key in above:
+            place = place[key]
+        if "set" in edit:
+            place[last] = edit["to"]
+        elif "append" in edit:
+            place[last].append(edit["value"])
+        else:
+            del place[last]
+    path.write_text(case["raw"] if "raw" in case else json.dumps(data), encoding="utf-8")
+    if "delete" in case:
+        (bundle / case["delete"]).unlink()
+    if "cut" in case:
+        content = (bundle / case["cut"]["file"]).read_bytes()
+        (bundle / case["cut"]["file"]).write_bytes(content[: case["cut"]["to"]])
+    if "flip" in case:
+        content = bytearray((bundle / case["flip"]["file"]).read_bytes())
+        content[case["flip"]["at"]] ^= 1
+        (bundle / case["flip"]["file"]).write_bytes(content)
+
+
+@pytest.mark.parametrize("case", vectors("manifest.json"), ids=lambda case: case["name"])
+def test_bundles(case, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(VECTORS / "bundle", bundle)
+    damage(bundle, case)
+    if case["refused"] is None:
+        assert open_bundle(bundle).name == "maud"
+    else:
+        with pytest.raises(BundleError) as raised:
+            open_bundle(bundle)
+        assert case["refused"] in str(raised.value)
+
+
+@pytest.mark.parametrize("case", vectors("plan.json"), ids=lambda case: json.dumps(case["plan"])[:60])
+def test_plans(case):
+    if case["refused"] is None:
+        assert case["read"].items() <= json.loads(json.dumps(plan_from_dict(case["plan"]).as_dict())).items()
+    else:
+        with pytest.raises(DeviceError) as raised:
+            plan_from_dict(case["plan"])
+        assert case["refused"] in str(raised.value)
+
+
+def test_token_ids_of_a_measurement():
+    for vector in vectors("tokens.json"):
+        ids = np.random.RandomState(TOKEN_SEED).randint(0, vector["vocab_size"], len(vector["ids"]))
+        assert ids.tolist() == vector["ids"]
+
+
+def plain(sample):
+    """A sample without what differs from run to run: measured times become how many there are."""
+    kept = {}
+    for name, value in sample.items():
+        if name in ("seconds", "sampling_seconds", "ttft", "t"):
+            kept[name] = f"{len(value)} numbers" if isinstance(value, list) else "a number"
+        elif isinstance(value, str | int | list):
+            kept[name] = value
+    return kept
+
+
+@pytest.mark.parametrize("case", vectors("samples.json"), ids=lambda case: case["name"])
+def test_samples(case):
+    """What the vector has comes in its order; later versions may write more samples and more fields."""
+    stream = io.StringIO()
+    execute(Plan(**plan_from_dict(case["plan"]).as_dict()), Samples(stream), FakeEngine)
+    written = iter([json.loads(line) for line in stream.getvalue().splitlines()])
+    for expected in case["samples"]:
+        found = next(each for each in written if expected["fields"].items() <= plain(each).items())
+        assert set(expected["also"]) <= set(found)
