@@ -90,12 +90,16 @@ class PrecisionInfo:
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """Token ids that a generation loop needs; generation ends at any of `stop`."""
+    """Token ids that a generation loop needs; generation ends at any of `stop`.
+
+    `stop_texts` are the texts of those, for runtimes that hand out text only.
+    """
 
     vocab_size: int
     stop: list[int]
     bos: int | None = None
     pad: int | None = None
+    stop_texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -247,6 +247,7 @@ def _manifest(
             list(chat.stop),
             chat.tokenizer.bos_token_id,
             chat.tokenizer.pad_token_id,
+            [chat.tokenizer.decode([token], skip_special_tokens=False) for token in chat.stop],
         ),
         chat_template=chat.tokenizer.chat_template if chat.has_template else None,
         files=list_files(folder),

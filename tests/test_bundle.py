@@ -56,7 +56,7 @@ def manifest_of(folder: Path) -> Manifest:
         runtime=RuntimeInfo("onnxruntime-genai", "0.18.0", {"onnx": "1.23.0"}),
         precision=PrecisionInfo("int4", "k-quant int4 in blocks of 32", 4.5),
         context_length=512,
-        tokens=TokenInfo(384, [1, 2], bos=0),
+        tokens=TokenInfo(384, [1, 2], bos=0, stop_texts=["<end>", "</s>"]),
         chat_template="{{ messages }}",
         files=list_files(folder),
         adapters=[

@@ -19,8 +19,8 @@ TEMPLATES = {
     "trimmed turns": "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}\n"
     "{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
-    "instructions": "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-    "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}",
+    "instructions": "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    "[INST] {{ m.content }} [/INST]{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}",
 }
 VECTORS = Path(__file__).with_name("vectors") / "chat.json"
 
@@ -54,8 +54,7 @@ def test_a_model_without_a_template_has_a_form_too():
         "{% for m in messages %}{{ m.content }}{{ m.content }}<|im_end|>{% endfor %}",
         "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}",
         "{% for m in messages %}{{ m.content | length }}<|im_end|>{% endfor %}",
-        "{% for m in messages %}{% if m.content %}{{ m.content }}{% endif %}{{ '!' if not m.content }}<|im_end|>"
-        "{% endfor %}",
+        "{% for m in messages %}{{ m.content or '!' }}<|im_end|>{% endfor %}",
     ],
     ids=["upper case", "twice", "cut", "length", "an empty one apart"],
 )

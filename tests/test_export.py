@@ -119,6 +119,7 @@ def test_the_manifest_is_complete(exported: Exported) -> None:
         tokenizer.pad_token_id,
     )
     assert manifest.chat_template == tokenizer.chat_template
+    assert tokens.stop_texts == [TURN_END] and manifest.chat_form is not None
     assert (manifest.task, manifest.provenance) == ({"name": "rewrite"}, PROVENANCE)
     assert len(manifest.golden) == 3
     on_disk = {path.name for path in exported.bundle.iterdir()} - {"manifest.json"}
