@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 # own CPU index as their "Get Started" page shows it:  make venv TORCH_INDEX=https://...
 TORCH_INDEX ?=
 
-.PHONY: demo test test-slow lint format docs venv clean
+.PHONY: demo test test-slow lint format docs venv clean android-check android-app
 .DEFAULT_GOAL := demo
 
 demo: venv
@@ -56,6 +56,19 @@ elif $(PIP_INSTALL) "$(TORCH)+cpu" 2>/dev/null; then :; \
 elif $(PIP_INSTALL) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu "$(TORCH)"; then :; \
 else echo "No CPU build of $(TORCH) was found. Give PyTorch's CPU index: make venv TORCH_INDEX=ADDRESS"; exit 1; fi
 endef
+
+# Kotlin compiled and tested, an APK built and signed, with neither Gradle nor an Android SDK: docs/android.md.
+android-check: venv
+	$(BIN)/python android-demo/check
+
+# The real build, for machines with an Android SDK (ANDROID_HOME). The wrapper is not in the repository.
+GRADLE_VERSION := 9.8.0
+android-app:
+	@[ -n "$$ANDROID_HOME" ] || [ -f android-demo/local.properties ] || \
+	    { echo "Set ANDROID_HOME to an Android SDK, or build in Android Studio: docs/android.md"; exit 1; }
+	@ls android-demo/libs/onnxruntime-genai-android-*.aar >/dev/null 2>&1 || \
+	    { echo "ONNX Runtime GenAI's AAR is missing: android-demo/libs/README.md says where it is from"; exit 1; }
+	cd android-demo && { [ -x gradlew ] || gradle wrapper --gradle-version $(GRADLE_VERSION); } && ./gradlew assembleDebug
 
 clean:
 	rm -rf $(VENV) build *.egg-info

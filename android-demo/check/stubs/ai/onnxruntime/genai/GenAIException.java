@@ -1,0 +1,3 @@
+package ai.onnxruntime.genai;
+
+public class GenAIException extends Exception {}
