@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import ARCHITECTURES, CONTEXT_LENGTH, Personal, tiny_personal
+from tiny import ARCHITECTURES, CONTEXT_LENGTH, TURN_END, Personal, tiny_personal
 
 from exporters.bundle import AdapterInfo, Manifest, Provenance, open_bundle
 from exporters.export import export_bundle

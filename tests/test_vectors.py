@@ -113,6 +113,8 @@ def test_samples(case):
 def test_where_an_answer_ends(case):
     """An answer ends before the first text of a stop token that is complete, as Kotlin's filter shows it."""
     text = "".join(case["pieces"])
-    ends = [(text.index(stop) + len(stop), text.index(stop)) for stop in case["stops"] if stop and stop in text]
+    ends = [
+        (text.index(stop) + len(stop), text.index(stop)) for stop in case["stops"] if stop and stop in text
+    ]
     assert case["stopped"] == bool(ends)
     assert case["shown"] == (text[: min(ends)[1]] if ends else text)

@@ -1,8 +1,9 @@
 """Checks the demo where there is neither Gradle nor an Android SDK: `python android-demo/check`.
 
-Plain Kotlin is compiled and tested on the JVM, on bundles that the Python exporters make; the engines are compiled
-against the runtimes' API; an APK of everything but the Compose screens is built and signed. What could not be had
-is said and left out; with --strict that counts as a failure. What is checked and fails ends it with status 1.
+Plain Kotlin is compiled and tested on the JVM, on bundles that the Python exporters make; the engines are
+compiled against the runtimes' API, and the ONNX one is run; an APK of everything but the Compose screens is
+built and signed. What could not be had is said and left out; with --strict that counts as a failure. What is
+checked and fails ends it with status 1.
 """
 
 import argparse
@@ -12,14 +13,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from build import Failed, Modules, Platform, Toolchain
-from fetch import Missing
+from build import Modules, Toolchain
+from fetch import MissingError
+from package import Platform
+from programs import FailedError, run
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
     """Run every step that can be run here; 0 if none of them failed."""
+    sys.path.insert(0, str(ROOT))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cache", type=Path, help="where fetched packages are kept")
     parser.add_argument("--strict", action="store_true", help="fail if a package cannot be had")
@@ -49,11 +53,11 @@ class Report:
         print(f"... {what}", flush=True)
         try:
             said = action()
-        except Missing as error:
+        except MissingError as error:
             self.left_out.append(f"{what} ({error})")
             print(f"LEFT OUT  {what}: {error}", flush=True)
             return False
-        except Failed as error:
+        except FailedError as error:
             self.failed = True
             print(f"FAILED  {what}\n{error}", flush=True)
             return False
@@ -76,18 +80,21 @@ def _check(report: Report, cache: Path, out: Path, *, bundles: bool) -> None:
     made = out / "bundles"
 
     def export() -> str:
-        from bundles import make_bundles
-
-        return f"bundles of a tiny model: {', '.join(make_bundles(made))}"
+        said = run([sys.executable, str(Path(__file__).with_name("bundles.py")), str(made)])
+        return f"bundles of a tiny model: {said.splitlines()[-1]}"
 
     if not report.step("fetching the Kotlin compiler and libraries", fetch_tools):
         return
     modules = Modules(tools[0], out)
-    if not (report.step("compiling the plain modules", modules.plain) and report.step("compiling", modules.core)):
+    if not (
+        report.step("compiling the plain modules", modules.plain) and report.step("compiling", modules.core)
+    ):
         return
     exported = bundles and report.step("exporting bundles", export)
     report.step("running the unit tests", lambda: modules.tests(made if exported else None))
     engine = report.step("compiling the engines", modules.engine)
+    if engine and exported:
+        report.step("running the ONNX engine on its runtime", lambda: modules.engine_tests(made))
     if report.step("fetching Android's packages", fetch_platform) and engine:
         phone = report.step("compiling the app's Android parts", lambda: modules.phone(platform[0].jar))
         if phone:
@@ -95,7 +102,6 @@ def _check(report: Report, cache: Path, out: Path, *, bundles: bool) -> None:
 
 
 def _usual_cache() -> Path:
-    sys.path.insert(0, str(ROOT))
     from toolkit.models import cache_folder
 
     return cache_folder() / "android"

@@ -1,29 +1,22 @@
-"""Compiling, testing and packing without Gradle and without an Android SDK."""
+"""Compiling and testing without Gradle and without an Android SDK."""
 
-import os
+import importlib.util
+import json
 import re
 import shutil
-import subprocess
-import zipfile
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fetch import APK, JVM, PLATFORM, PLATFORM_RELEASE, Missing, debian_packages, find, npm_package
+from fetch import JVM, MissingError, debian_packages, find, find_jar, npm_package
+from programs import JAVA, FailedError, join, run
 
 DEMO = Path(__file__).resolve().parents[1]
 _SOURCES = "src/main/kotlin/org/edgeplm"
-# dx knows no invokedynamic for lambdas, which D8 (Android's own successor, not to be had here) turns into classes.
+# dx knows no invokedynamic for lambdas; D8, its successor, would turn them into classes by itself.
 _FOR_DX = ("-Xlambdas=class", "-Xsam-conversions=class", "-Xstring-concat=inline")
 _JAVA_8 = "-Xjdk-release=8"  # the class library of Android 8, as far as one can be named
-# Each program lives for seconds: the second compiler and the parallel collector would cost more than they bring.
-_JAVA = ("java", "-Xmx900m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-_PARCEL_ALIGNMENT = "4"
-_PASSWORD = "android"  # of a key that is made for one run and thrown away
-
-
-class Failed(Exception):
-    """A step that did not succeed; the message is what its program said."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +30,16 @@ class Toolchain:
 
     @classmethod
     def fetch(cls, cache: Path) -> "Toolchain":
-        """From the cache or from the registries; raises Missing."""
+        """From the cache or from the registries; raises MissingError."""
         for program in ("java", "javac"):
             if shutil.which(program) is None:
-                raise Missing(f"{program} is not installed; any JDK from 17 on will do")
+                raise MissingError(f"{program} is not installed; any JDK from 17 on will do")
         jvm = debian_packages(cache, JVM)
         return cls(
             npm_package(cache, "kotlin-compiler", (".jar", "build.txt")) / "package",
-            _jar(jvm, "gson"),
+            find_jar(jvm, "gson"),
             find(npm_package(cache, "react-native-executorch", ("/classes.jar",)), "classes.jar"),
-            (_jar(jvm, "junit4"), _jar(jvm, "hamcrest")),
+            (find_jar(jvm, "junit4"), find_jar(jvm, "hamcrest")),
         )
 
     def library(self, name: str) -> Path:
@@ -54,10 +47,10 @@ class Toolchain:
         return self.kotlin / "lib" / f"{name}.jar"
 
     def compile(self, sources: Sequence[Path], out: Path, classpath: Sequence[Path], *options: str) -> Path:
-        """Compile Kotlin `sources` into the jar `out`; warnings are errors. Raises Failed."""
+        """Compile Kotlin `sources` into the jar `out`; warnings are errors. Raises FailedError."""
         run(
             [
-                *(*_JAVA, "-cp", str(self.library("kotlin-preloader"))),
+                *(*JAVA, "-cp", str(self.library("kotlin-preloader"))),
                 "org.jetbrains.kotlin.preloading.Preloader",
                 *("-cp", str(self.library("kotlin-compiler"))),
                 "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler",
@@ -77,7 +70,9 @@ class Modules:
 
     def plain(self) -> str:
         """bundle and bench, which know nothing of Android."""
-        self.tools.compile([DEMO / "bundle/src/main"], self.jar("bundle"), [self.tools.gson], _JAVA_8, *_FOR_DX)
+        self.tools.compile(
+            [DEMO / "bundle/src/main"], self.jar("bundle"), [self.tools.gson], _JAVA_8, *_FOR_DX
+        )
         bench = [self.tools.gson, self.jar("bundle")]
         self.tools.compile([DEMO / "bench/src/main"], self.jar("bench"), bench, _JAVA_8, *_FOR_DX)
         return "bundle, bench"
@@ -94,7 +89,9 @@ class Modules:
     def core(self) -> str:
         """The app's logic, which knows nothing of Android either."""
         classpath = [self.tools.gson, *map(self.jar, ("bundle", "bench")), self._coroutines]
-        self.tools.compile([DEMO / "app" / _SOURCES / "demo/core"], self.jar("core"), classpath, _JAVA_8, *_FOR_DX)
+        self.tools.compile(
+            [DEMO / "app" / _SOURCES / "demo/core"], self.jar("core"), classpath, _JAVA_8, *_FOR_DX
+        )
         return "app: the chat without its screen"
 
     def phone(self, platform: Path) -> str:
@@ -104,19 +101,74 @@ class Modules:
         self.tools.compile([DEMO / "app" / _SOURCES / "demo/phone"], self.jar("phone"), classpath, *_FOR_DX)
         return "app: storage, file picker, benchmark activity, against Android's API 23"
 
+    def genai(self) -> list[str]:
+        """Options that give Java the ONNX Runtime GenAI of the Python wheel; raises MissingError."""
+        if sys.platform != "linux" or shutil.which("cc") is None:
+            raise MissingError("the bridge to the wheel's library needs Linux and a C compiler")
+        runtime = _in_package("onnxruntime_genai", "libonnxruntime-genai.so")
+        onnxruntime = _in_package("onnxruntime", "capi/libonnxruntime.so.*")
+        settings = run(["java", "-XshowSettings:properties", "-version"], errors=True)
+        java = Path(re.findall(r"java\.home = (.+)", settings)[0].strip())
+        headers = java / "include"
+        if not (headers / "jni.h").is_file():
+            raise MissingError(f"{java} has no jni.h (a JRE, not a JDK)")
+        library = self.out / "libgenai_jni.so"
+        includes = (f"-I{headers}", f"-I{headers / 'linux'}")
+        linked = (str(runtime), f"-Wl,-rpath,{runtime.parent}", "-Wl,--no-undefined")
+        run(
+            [
+                "cc",
+                "-shared",
+                "-fPIC",
+                "-Wall",
+                *includes,
+                "-o",
+                str(library),
+                str(DEMO / "check/genai_jni.c"),
+                *linked,
+            ]
+        )
+        return [f"-Dedgeplm.genai={library}", f"-Dedgeplm.onnxruntime={onnxruntime}"]
+
+    def engine_tests(self, bundles: Path) -> str:
+        """The ONNX engine with the real runtime on the exporters' bundle; Python reads its samples."""
+        samples = self.out / "samples.jsonl"
+        given = [*self.genai(), f"-Dedgeplm.bundles={bundles}", f"-Dedgeplm.samples={samples}"]
+        modules = [*map(self.jar, ("bundle", "bench", "engine")), self.out / "stubs", self.tools.executorch]
+        sources = [DEMO / "testing", DEMO / "check/kotlin"]
+        count = self._junit("engine-tests", sources, modules, given)
+        return (
+            f"{count} tests of the ONNX engine with the real runtime; its samples give {_statistics(samples)}"
+        )
+
     def tests(self, bundles: Path | None) -> str:
         """The unit tests, on the JVM; `bundles` are what the Python exporters made."""
-        modules = list(map(self.jar, ("bundle", "bench", "core")))
-        kotlin_test = [self.tools.library(name) for name in ("kotlin-test", "kotlin-test-junit")]
-        classpath = [self.tools.gson, *modules, self._coroutines, *kotlin_test, *self.tools.junit]
-        sources = [DEMO / "testing", *(DEMO / name / "src/test/kotlin" for name in ("bundle", "bench", "app"))]
-        self.tools.compile(sources, self.jar("tests"), classpath)
-        classpath += [self.jar("tests"), self.tools.library("kotlin-stdlib")]
-        given = [f"-Dedgeplm.bundles={bundles}"] if bundles else []
-        junit = [*_JAVA, *given, "-cp", join(classpath), "org.junit.runner.JUnitCore", *_test_classes(sources)]
-        said = run(junit, cwd=DEMO)
-        (count,) = re.findall(r"^OK \((\d+) tests?\)", said, re.MULTILINE)
+        modules = [*map(self.jar, ("bundle", "bench", "core")), self._coroutines]
+        sources = [
+            DEMO / "testing",
+            *(DEMO / name / "src/test/kotlin" for name in ("bundle", "bench", "app")),
+        ]
+        count = self._junit("tests", sources, modules, [f"-Dedgeplm.bundles={bundles}"] if bundles else [])
         return f"{count} unit tests on the JVM" + ("" if bundles else ", without exported bundles")
+
+    def _junit(
+        self, name: str, sources: Sequence[Path], modules: Sequence[Path], options: Sequence[str]
+    ) -> int:
+        """Compile and run tests; returns how many there were."""
+        kotlin_test = [self.tools.library(each) for each in ("kotlin-test", "kotlin-test-junit")]
+        classpath = [self.tools.gson, *modules, *kotlin_test, *self.tools.junit]
+        self.tools.compile(sources, self.jar(name), classpath)
+        classpath += [self.jar(name), self.tools.library("kotlin-stdlib")]
+        junit = [
+            *JAVA,
+            *options,
+            "-cp",
+            join(classpath),
+            "org.junit.runner.JUnitCore",
+            *_test_classes(sources),
+        ]
+        (count,) = re.findall(r"^OK \((\d+) tests?\)", run(junit, cwd=DEMO), re.MULTILINE)
+        return int(count)
 
     def jar(self, name: str) -> Path:
         """Where the module `name` is built."""
@@ -127,107 +179,33 @@ class Modules:
         return self.tools.library("kotlinx-coroutines-core-jvm")
 
 
-@dataclass(frozen=True)
-class Platform:
-    """Android's API and what makes an APK, from Debian."""
+def _statistics(samples: Path) -> str:
+    """The names of what the host derives from samples that Kotlin wrote; raises FailedError if it cannot."""
+    from benchmarks.results import derive
+    from benchmarks.validity import judge
 
-    jar: Path
-    dx: Path
-    tools: Path
-
-    @classmethod
-    def fetch(cls, cache: Path) -> "Platform":
-        """From the cache or from the registries; raises Missing."""
-        old = debian_packages(cache, PLATFORM, PLATFORM_RELEASE)
-        tools = debian_packages(cache, APK)
-        return cls(_jar(old, "com.android.android-23"), _jar(old, "com.android.dx-10.0.0"), tools)
-
-    def apk(self, modules: Modules) -> str:
-        """Build, align and sign an APK of everything but the Compose screens, and verify it."""
-        out = modules.out
-        unsigned, aligned, signed = (out / f"{name}.apk" for name in ("unsigned", "aligned", "signed"))
-        self._link(out, unsigned)
-        with zipfile.ZipFile(unsigned, "a", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(self._dex(modules), "classes.dex")
-        self._native("zipalign", "-f", _PARCEL_ALIGNMENT, str(unsigned), str(aligned))
-        key = out / "key.p12"
-        key.unlink(missing_ok=True)
-        names = ("-alias", "key", "-dname", "CN=EdgePLM check", "-keyalg", "RSA", "-validity", "2")
-        secret = ("-storetype", "PKCS12", "-keystore", str(key), "-storepass", _PASSWORD)
-        run(["keytool", "-genkeypair", *names, *secret])
-        apksigner = ["java", "-jar", str(find(self.tools, "apksigner-*.jar"))]
-        protected = ("--ks", str(key), "--ks-pass", f"pass:{_PASSWORD}")
-        run([*apksigner, "sign", *protected, "--out", str(signed), str(aligned)])
-        said = run([*apksigner, "verify", "--verbose", str(signed)])
-        schemes = re.findall(r"Verified using (v\d) scheme[^:]*: true", said)
-        if "Verifies" not in said or "v2" not in schemes:
-            raise Failed(said)
-        return f"APK of {signed.stat().st_size / 1e6:.1f} MB, signed and verified ({', '.join(schemes)})"
-
-    def _link(self, out: Path, apk: Path) -> None:
-        """The app's own manifest and resources; Gradle would add the package and the versions."""
-        manifest = out / "AndroidManifest.xml"
-        text = (DEMO / "app/src/main/AndroidManifest.xml").read_text(encoding="utf-8")
-        manifest.write_text(text.replace("<manifest ", '<manifest package="org.edgeplm.demo" ', 1), encoding="utf-8")
-        compiled = out / "res.zip"
-        self._native("aapt2", "compile", "--dir", str(DEMO / "app/src/main/res"), "-o", str(compiled))
-        versions = ("--min-sdk-version", "26", "--target-sdk-version", "26", "--version-code", "1")
-        files = ("-I", str(self.jar), "--manifest", str(manifest), "-o", str(apk), str(compiled))
-        self._native("aapt2", "link", *versions, "--version-name", "check", *files)
-
-    def _dex(self, modules: Modules) -> Path:
-        """All classes in one DEX file; dx takes those of Java 8."""
-        classes, dex = modules.out / "classes", modules.out / "classes.dex"
-        shutil.rmtree(classes, ignore_errors=True)
-        tools = modules.tools
-        jars = [modules.jar(name) for name in ("bundle", "bench", "engine", "core", "phone")]
-        jars += [tools.gson, tools.executorch]
-        jars += [tools.library(name) for name in ("kotlin-stdlib", "kotlinx-coroutines-core-jvm")]
-        for jar in jars:
-            with zipfile.ZipFile(jar) as archive:
-                wanted = [name for name in archive.namelist() if not name.startswith(("META-INF", "module-info"))]
-                archive.extractall(classes, [name for name in wanted if name.endswith(".class")])
-        dx = [*_JAVA, "-cp", str(self.dx), "com.android.dx.command.Main", "--dex"]
-        run([*dx, "--min-sdk-version=26", f"--output={dex}", str(classes)])
-        return dex
-
-    def _native(self, program: str, *arguments: str) -> None:
-        """A program of the unpacked packages with the libraries beside it."""
-        folders = {str(path.parent) for path in self.tools.rglob("*.so*")}
-        run([str(find(self.tools, program)), *arguments], libraries=sorted(folders))
+    read = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    names = sorted(derive(read))
+    judge(read)
+    if read[-1]["kind"] != "done" or not {
+        "load_cold",
+        "load_warm",
+        "ttft",
+        "decode_rate_at_30",
+        "pss",
+    } <= set(names):
+        raise FailedError(f"the host derives only {', '.join(names)}")
+    return f"{len(names)} statistics in Python"
 
 
-def run(command: Sequence[str], *, cwd: Path | None = None, libraries: Sequence[str] = ()) -> str:
-    """Standard output of `command`; raises Failed with what it said."""
-    environment = {**os.environ}
-    if libraries:
-        environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
-    done = subprocess.run(
-        list(command),
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise Failed("\n".join((done.stdout + done.stderr).splitlines()[:60]) or f"status {done.returncode}")
-    return done.stdout
-
-
-def join(paths: Sequence[Path]) -> str:
-    """A class path."""
-    return os.pathsep.join(map(str, paths))
-
-
-def _jar(folder: Path, name: str) -> Path:
-    """The jar called `name`, links followed: Debian's versions are in the names behind them."""
-    for path in sorted(folder.rglob(f"{name}.jar")):
-        target = path.resolve()
-        if target.is_file():
-            return target
-    raise Missing(f"{name}.jar is not in {folder.name}")
+def _in_package(package: str, pattern: str) -> Path:
+    """A file of an installed Python package."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    found = [path for folder in folders for path in sorted(Path(folder).glob(pattern))]
+    if not found:
+        raise MissingError(f"the Python package {package} has no {pattern}")
+    return found[0]
 
 
 def _test_classes(sources: Sequence[Path]) -> list[str]:
@@ -236,5 +214,9 @@ def _test_classes(sources: Sequence[Path]) -> list[str]:
     for path in sorted(path for folder in sources for path in folder.rglob("*.kt")):
         text = path.read_text(encoding="utf-8")
         package = re.search(r"^package (\S+)", text, re.MULTILINE)
-        found += [f"{package[1]}.{name}" for name in re.findall(r"^class (\w+Test)\b", text, re.MULTILINE) if package]
+        found += [
+            f"{package[1]}.{name}"
+            for name in re.findall(r"^class (\w+Test)\b", text, re.MULTILINE)
+            if package
+        ]
     return found

@@ -1,7 +1,7 @@
 """What the check needs, from npm and from Debian's packages, into a cache folder; nothing is installed.
 
 Packages come by name through `npm` and `apt-get`, with the sources that this machine has. Old Debian packages
-(the Android platform and dx were dropped after bullseye) come through a private APT folder on the same mirror.
+(the Android platform and dx were dropped after bullseye) come through a private APT folder, same mirror.
 """
 
 import re
@@ -22,7 +22,7 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _TIMEOUT = 600
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """Something that cannot be had here; the message says what and why."""
 
 
@@ -33,10 +33,14 @@ def npm_package(cache: Path, name: str, suffixes: tuple[str, ...]) -> Path:
     if folder.is_dir():
         return folder
     if shutil.which("npm") is None:
-        raise Missing(f"npm is not installed, and {name} comes from it")
+        raise MissingError(f"npm is not installed, and {name} comes from it")
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         # An empty prefix and no scripts: the package is only downloaded.
-        _run(["npm", "pack", "--silent", "--ignore-scripts", f"{name}@{version}"], f"npm pack {name}", temporary)
+        _run(
+            ["npm", "pack", "--silent", "--ignore-scripts", f"{name}@{version}"],
+            f"npm pack {name}",
+            temporary,
+        )
         (archive,) = Path(temporary).glob("*.tgz")
         with tarfile.open(archive) as tar:
             wanted = [member for member in tar.getmembers() if member.name.endswith(suffixes)]
@@ -55,14 +59,18 @@ def debian_packages(cache: Path, names: Sequence[str], release: str | None = Non
         return folder
     for program in ("apt-get", "dpkg-deb"):
         if shutil.which(program) is None:
-            raise Missing(f"{program} is not there (no Debian), and {', '.join(names)} come from it")
+            raise MissingError(f"{program} is not there (no Debian), and {', '.join(names)} come from it")
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         root = Path(temporary)
         options = _private_apt(root, release)
         _run(["apt-get", "-q", *options, "update"], "apt-get update", temporary)
         archives = root / "cache" / "archives"
         if release:
-            _run(["apt-get", "-q", *options, "download", *names], f"download of {', '.join(names)}", str(archives))
+            _run(
+                ["apt-get", "-q", *options, "download", *names],
+                f"download of {', '.join(names)}",
+                str(archives),
+            )
         else:
             install = ["install", "--download-only", "--reinstall", "--no-install-recommends", "-y", *names]
             _run(["apt-get", "-q", *options, *install], f"download of {', '.join(names)}", temporary)
@@ -77,7 +85,16 @@ def find(folder: Path, name: str) -> Path:
     for path in sorted(folder.rglob(name)):
         if path.is_file() and not path.is_symlink():
             return path
-    raise Missing(f"{name} is not in {folder.name}")
+    raise MissingError(f"{name} is not in {folder.name}")
+
+
+def find_jar(folder: Path, name: str) -> Path:
+    """The jar called `name`, links followed: Debian's versions are in the names behind them."""
+    for path in sorted(folder.rglob(f"{name}.jar")):
+        target = path.resolve()
+        if target.is_file():
+            return target
+    raise MissingError(f"{name}.jar is not in {folder.name}")
 
 
 def _private_apt(root: Path, release: str | None) -> list[str]:
@@ -108,7 +125,7 @@ def _debian_mirror() -> str:
     addresses = [first or second for first, second in found]
     plain = [address for address in addresses if address.rstrip("/").endswith("/debian")]
     if not plain:
-        raise Missing("this machine has no Debian mirror among its APT sources")
+        raise MissingError("this machine has no Debian mirror among its APT sources")
     return plain[0]
 
 
@@ -116,7 +133,7 @@ def _run(command: Sequence[str], what: str, folder: str) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise Missing(f"{what}: no end within {_TIMEOUT} s") from None
+        raise MissingError(f"{what}: no end within {_TIMEOUT} s") from None
     except subprocess.CalledProcessError as error:
         lines = [line for line in (error.stdout + error.stderr).splitlines() if line.strip()]
-        raise Missing(f"{what}: {lines[-1] if lines else error}") from None
+        raise MissingError(f"{what}: {lines[-1] if lines else error}") from None

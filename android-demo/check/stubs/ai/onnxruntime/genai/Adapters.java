@@ -1,12 +1,22 @@
 package ai.onnxruntime.genai;
 
 public final class Adapters implements AutoCloseable {
-    public Adapters(Model model) throws GenAIException {}
+    final long handle;
 
-    public native void loadAdapter(String adapterFilePath, String adapterName) throws GenAIException;
+    public Adapters(Model model) throws GenAIException {
+        handle = Oga.createAdapters(model.handle);
+    }
 
-    public native void unloadAdapter(String adapterName) throws GenAIException;
+    public void loadAdapter(String adapterFilePath, String adapterName) throws GenAIException {
+        Oga.load(handle, adapterFilePath, adapterName);
+    }
+
+    public void unloadAdapter(String adapterName) throws GenAIException {
+        Oga.unload(handle, adapterName);
+    }
 
     @Override
-    public void close() {}
+    public void close() {
+        Oga.destroy('a', handle);
+    }
 }

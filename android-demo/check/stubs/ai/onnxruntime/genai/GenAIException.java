@@ -1,3 +1,7 @@
 package ai.onnxruntime.genai;
 
-public class GenAIException extends Exception {}
+public class GenAIException extends Exception {
+    public GenAIException(String message) {
+        super(message);
+    }
+}

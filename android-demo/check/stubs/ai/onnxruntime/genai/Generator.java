@@ -1,23 +1,39 @@
 package ai.onnxruntime.genai;
 
-public final class Generator implements AutoCloseable, Iterable<Integer> {
-    public Generator(Model model, GeneratorParams generatorParams) throws GenAIException {}
+public final class Generator implements AutoCloseable {
+    private final long handle;
+
+    public Generator(Model model, GeneratorParams generatorParams) throws GenAIException {
+        handle = Oga.createGenerator(model.handle, generatorParams.handle);
+    }
+
+    public boolean isDone() {
+        return Oga.isDone(handle);
+    }
+
+    public void appendTokens(int[] inputIDs) throws GenAIException {
+        Oga.append(handle, inputIDs);
+    }
+
+    public void generateNextToken() throws GenAIException {
+        Oga.next(handle);
+    }
+
+    public int[] getSequence(long sequenceIndex) throws GenAIException {
+        return Oga.sequence(handle, sequenceIndex);
+    }
+
+    public int getLastTokenInSequence(long sequenceIndex) throws GenAIException {
+        int[] ids = Oga.sequence(handle, sequenceIndex);
+        return ids[ids.length - 1];
+    }
+
+    public void setActiveAdapter(Adapters adapters, String adapterName) throws GenAIException {
+        Oga.activate(handle, adapters.handle, adapterName);
+    }
 
     @Override
-    public native java.util.Iterator<Integer> iterator();
-
-    public native boolean isDone();
-
-    public native void appendTokens(int[] inputIDs) throws GenAIException;
-
-    public native void generateNextToken() throws GenAIException;
-
-    public native int[] getSequence(long sequenceIndex) throws GenAIException;
-
-    public native int getLastTokenInSequence(long sequenceIndex) throws GenAIException;
-
-    public native void setActiveAdapter(Adapters adapters, String adapterName) throws GenAIException;
-
-    @Override
-    public void close() {}
+    public void close() {
+        Oga.destroy('g', handle);
+    }
 }

@@ -1,12 +1,22 @@
 package ai.onnxruntime.genai;
 
 public final class GeneratorParams implements AutoCloseable {
-    public GeneratorParams(Model model) throws GenAIException {}
+    final long handle;
 
-    public native void setSearchOption(String optionName, double value) throws GenAIException;
+    public GeneratorParams(Model model) throws GenAIException {
+        handle = Oga.createParams(model.handle);
+    }
 
-    public native void setSearchOption(String optionName, boolean value) throws GenAIException;
+    public void setSearchOption(String optionName, double value) throws GenAIException {
+        Oga.setNumber(handle, optionName, value);
+    }
+
+    public void setSearchOption(String optionName, boolean value) throws GenAIException {
+        Oga.setBool(handle, optionName, value);
+    }
 
     @Override
-    public void close() {}
+    public void close() {
+        Oga.destroy('p', handle);
+    }
 }

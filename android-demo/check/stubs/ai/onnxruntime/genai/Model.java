@@ -1,10 +1,14 @@
 package ai.onnxruntime.genai;
 
 public final class Model implements AutoCloseable {
-    public Model(String modelPath) throws GenAIException {}
+    final long handle;
 
-    public Model(Config config) throws GenAIException {}
+    public Model(String modelPath) throws GenAIException {
+        handle = Oga.createModel(modelPath);
+    }
 
     @Override
-    public void close() {}
+    public void close() {
+        Oga.destroy('m', handle);
+    }
 }

@@ -1,11 +1,19 @@
 package ai.onnxruntime.genai;
 
 public final class Sequences implements AutoCloseable {
-    Sequences(long sequencesHandle) {}
+    private final int[] ids;
 
-    public native long numSequences();
+    Sequences(int[] ids) {
+        this.ids = ids;
+    }
 
-    public native int[] getSequence(long sequenceIndex);
+    public long numSequences() {
+        return 1;
+    }
+
+    public int[] getSequence(long sequenceIndex) {
+        return ids;
+    }
 
     @Override
     public void close() {}

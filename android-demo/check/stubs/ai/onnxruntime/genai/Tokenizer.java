@@ -1,14 +1,26 @@
 package ai.onnxruntime.genai;
 
 public class Tokenizer implements AutoCloseable {
-    public Tokenizer(Model model) throws GenAIException {}
+    private final long handle;
 
-    public native Sequences encode(String string) throws GenAIException;
+    public Tokenizer(Model model) throws GenAIException {
+        handle = Oga.createTokenizer(model.handle);
+    }
 
-    public native String decode(int[] sequence) throws GenAIException;
+    public Sequences encode(String string) throws GenAIException {
+        return new Sequences(Oga.encode(handle, string));
+    }
 
-    public native TokenizerStream createStream() throws GenAIException;
+    public String decode(int[] sequence) throws GenAIException {
+        return Oga.decode(handle, sequence);
+    }
+
+    public TokenizerStream createStream() throws GenAIException {
+        return new TokenizerStream(Oga.createStream(handle));
+    }
 
     @Override
-    public void close() {}
+    public void close() {
+        Oga.destroy('t', handle);
+    }
 }

@@ -1,10 +1,18 @@
 package ai.onnxruntime.genai;
 
 public class TokenizerStream implements AutoCloseable {
-    protected TokenizerStream(long tokenizerStreamHandle) {}
+    private final long handle;
 
-    public native String decode(int token) throws GenAIException;
+    protected TokenizerStream(long tokenizerStreamHandle) {
+        handle = tokenizerStreamHandle;
+    }
+
+    public String decode(int token) throws GenAIException {
+        return Oga.decodeNext(handle, token);
+    }
 
     @Override
-    public void close() {}
+    public void close() {
+        Oga.destroy('s', handle);
+    }
 }

@@ -1,8 +1,0 @@
-package ai.onnxruntime.genai;
-
-public final class Config implements AutoCloseable {
-    public Config(String modelPath) throws GenAIException {}
-
-    @Override
-    public void close() {}
-}
