@@ -19,7 +19,7 @@ APK = ("aapt", "zipalign", "apksigner")
 PLATFORM = ("libandroid-23-java", "dalvik-exchange")
 PLATFORM_RELEASE = "bullseye"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_TIMEOUT = 600
+_TIMEOUT = 300
 
 
 class MissingError(Exception):

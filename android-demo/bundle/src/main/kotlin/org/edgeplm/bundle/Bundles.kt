@@ -3,13 +3,13 @@ package org.edgeplm.bundle
 import com.google.gson.JsonObject
 import java.io.File
 import java.io.IOException
+import java.io.InputStream
 import java.security.MessageDigest
 
 /** Reading and checking bundles: a folder with `manifest.json` beside files in the runtime's own convention. */
 object Bundles {
     const val MANIFEST = "manifest.json"
     private const val GENAI_CONFIG = "genai_config.json"
-    private const val BUFFER = 1 shl 20
 
     /** Kinds of files that a bundle may hold: none of them is code. */
     val ALLOWED_SUFFIXES = setOf(
@@ -74,17 +74,7 @@ object Bundles {
     /** Hex sha256 of a file; [onBytes] is told how many bytes were read so far. */
     fun sha256(path: File, onBytes: (Long) -> Unit = {}): String {
         val digest = MessageDigest.getInstance("SHA-256")
-        val buffer = ByteArray(BUFFER)
-        var done = 0L
-        path.inputStream().use { stream ->
-            while (true) {
-                val count = stream.read(buffer)
-                if (count < 0) break
-                digest.update(buffer, 0, count)
-                done += count
-                onBytes(done)
-            }
-        }
+        path.inputStream().use { stream -> stream.blocks(onBytes) { block, count -> digest.update(block, 0, count) } }
         return digest.digest().joinToString("") { "%02x".format(it) }
     }
 
@@ -145,3 +135,18 @@ object Bundles {
     private fun printable(name: String) =
         name.take(80).map { if (it.isISOControl() || it.isSurrogate()) '\uFFFD' else it }.joinToString("")
 }
+
+/** Reads to the end in blocks; [onBytes] is told how many bytes were read so far. */
+internal fun InputStream.blocks(onBytes: (Long) -> Unit, use: (ByteArray, Int) -> Unit) {
+    val block = ByteArray(BLOCK)
+    var done = 0L
+    while (true) {
+        val count = read(block)
+        if (count < 0) return
+        use(block, count)
+        done += count
+        onBytes(done)
+    }
+}
+
+private const val BLOCK = 1 shl 20

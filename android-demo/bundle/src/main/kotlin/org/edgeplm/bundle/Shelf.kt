@@ -21,6 +21,7 @@ class Shelf(private val folders: List<File>) {
     fun entries(): List<ShelfEntry> = folders
         .flatMap { it.listFiles().orEmpty().toList() }
         .filter { it.isDirectory && !it.name.startsWith(".") }
+        .distinctBy { it.name } // as [find] does: the first folder's goes before
         .sortedBy { it.name }
         .map { folder ->
             try {
@@ -93,17 +94,7 @@ class Shelf(private val folders: List<File>) {
         val target = Bundles.safePath(folder, name, "${source.name}, ${Bundles.MANIFEST}")
         target.parentFile?.mkdirs()
         source.open(name).use { from ->
-            target.outputStream().use { to ->
-                val buffer = ByteArray(1 shl 18)
-                var done = 0L
-                while (true) {
-                    val count = from.read(buffer)
-                    if (count < 0) break
-                    to.write(buffer, 0, count)
-                    done += count
-                    onBytes(done)
-                }
-            }
+            target.outputStream().use { to -> from.blocks(onBytes) { block, count -> to.write(block, 0, count) } }
         }
     }
 

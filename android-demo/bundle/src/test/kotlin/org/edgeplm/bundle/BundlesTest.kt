@@ -142,7 +142,8 @@ class ShelfTest {
         Vectors.bundle.copyRecursively(File(home, "good"))
         File(home, "empty").mkdirs()
         File(home, ".x.incoming").mkdirs()
-        val entries = Shelf(listOf(home)).entries()
+        val other = File(home.parentFile, "other").apply { File(this, "good").mkdirs() }
+        val entries = Shelf(listOf(home, other)).entries()
         assertEquals(listOf("empty", "good"), entries.map { it.folder.name })
         assertTrue("is no bundle" in entries[0].problem!!)
         assertFalse(entries[1].manifest == null)

@@ -81,10 +81,13 @@ class ExecuTorchChat(private val folder: File, private val manifest: Manifest) :
             .temperature(0f) // greedy, as in all of EdgePLM's measurements
         val base = File(folder, BASE)
         if (base.isFile) config.dataPath(base.path)
-        guarded("load ${program.name}") {
-            val opened = LlmModule(config.build())
-            module = opened
-            refuseCode(opened.load(), "load ${program.name}")
+        val opened = guarded("open ${program.name}") { LlmModule(config.build()) }
+        module = opened
+        try {
+            guarded("load ${program.name}") { refuseCode(opened.load(), "load ${program.name}") }
+        } catch (error: EngineException) {
+            close()
+            throw error
         }
         adapter = name
     }
@@ -94,12 +97,10 @@ class ExecuTorchChat(private val folder: File, private val manifest: Manifest) :
         if (outcome is Int && outcome != 0) throw EngineException("ExecuTorch could not $what (error $outcome)")
     }
 
-    private inline fun guarded(what: String, action: () -> Unit) {
-        try {
-            action()
-        } catch (error: RuntimeException) {
-            throw EngineException("ExecuTorch could not $what (${error.message})", error)
-        }
+    private inline fun <T> guarded(what: String, action: () -> T): T = try {
+        action()
+    } catch (error: RuntimeException) {
+        throw EngineException("ExecuTorch could not $what (${error.message})", error)
     }
 
     /** Counts tokens, ends the answer at its limit, and keeps the stop token's text out of it. */

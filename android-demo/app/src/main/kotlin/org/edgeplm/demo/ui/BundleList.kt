@@ -45,12 +45,12 @@ private fun BundleCard(choice: Choice, idle: Boolean, actions: DemoActions) {
             val problem = choice.problem
             if (problem != null) {
                 Text(problem, color = MaterialTheme.colorScheme.error, style = MaterialTheme.typography.bodySmall)
-                return@Column
-            }
-            Text(choice.detail, style = MaterialTheme.typography.bodySmall)
-            Row(horizontalArrangement = Arrangement.spacedBy(8.dp)) {
-                TextButton(onClick = { actions.open(choice.name) }, enabled = idle) { Text("Chat") }
-                TextButton(onClick = { actions.benchmark(choice.name) }, enabled = idle) { Text("Benchmark") }
+            } else {
+                Text(choice.detail, style = MaterialTheme.typography.bodySmall)
+                Row(horizontalArrangement = Arrangement.spacedBy(8.dp)) {
+                    TextButton(onClick = { actions.open(choice.name) }, enabled = idle) { Text("Chat") }
+                    TextButton(onClick = { actions.benchmark(choice.name) }, enabled = idle) { Text("Benchmark") }
+                }
             }
         }
     }
