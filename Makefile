@@ -68,6 +68,8 @@ android-app:
 	    { echo "Set ANDROID_HOME to an Android SDK, or build in Android Studio: docs/android.md"; exit 1; }
 	@ls android-demo/libs/onnxruntime-genai-android-*.aar >/dev/null 2>&1 || \
 	    { echo "ONNX Runtime GenAI's AAR is missing: android-demo/libs/README.md says where it is from"; exit 1; }
+	@[ -x android-demo/gradlew ] || command -v gradle >/dev/null || \
+	    { echo "gradle is not installed; it is needed once, to write the wrapper: docs/android.md"; exit 1; }
 	cd android-demo && { [ -x gradlew ] || gradle wrapper --gradle-version $(GRADLE_VERSION); } && ./gradlew assembleDebug
 
 clean:
