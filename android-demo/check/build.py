@@ -54,7 +54,7 @@ class Toolchain:
         *options: str,
         warnings: bool = False,
     ) -> Path:
-        """Compile Kotlin `sources` into the jar `out`. Raises FailedError, and unless `warnings` for those too."""
+        """Compile Kotlin `sources` into the jar `out`. Raises FailedError; for warnings too, unless told."""
         run(
             [
                 *(*JAVA, "-cp", str(self.library("kotlin-preloader"))),
