@@ -97,17 +97,18 @@ def export_bundle(
     open_engine: Callable[[Path], EngineLike],
     *,
     windows: Windows | None = None,
-    weights: Mapping[str, QuantisedWeight] | None = None,
+    make_weights: MakeWeights | None = None,
     adapters: Mapping[str, Path] | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Write float `model` (adapter merged already) as the bundle `out`, whole or not at all.
 
-    `weights` are its quantised weights, if they are there already; else they are made, calibrated on
-    `windows`. `adapters`, PEFT folders by name, are attached to the job's slots. `open_engine` loads a
-    bundle's folder; what the new bundle answers to neutral prompts goes into the manifest as `golden`. Raises
-    ModelError for an architecture that cannot be exported, EdgePLMError if `out` exists and `force` is false.
+    `make_weights` gives its quantised weights, and is asked once the model has a graph; without it they are
+    made here, calibrated on `windows`. `adapters`, PEFT folders by name, are attached to the job's slots.
+    `open_engine` loads a bundle's folder; what the new bundle answers to neutral prompts goes into the
+    manifest as `golden`. Raises ModelError for an architecture that cannot be exported, EdgePLMError if `out`
+    exists and `force` is false.
     """
     config = model.config.get_text_config()
     context = min(
@@ -115,14 +116,12 @@ def export_bundle(
     )
     with staged_directory(out, force=force) as staging:
         build = {"onnx": _build_onnx, "executorch": _build_executorch}[job.runtime]
-        make_weights = partial(quantised_weights, model, job, windows, progress)
-        given = weights
         weights = build(
             model,
             chat,
             job,
-            make_weights if given is None else lambda: given,
-            windows if given is None else None,
+            make_weights or partial(quantised_weights, model, job, windows, progress),
+            None if make_weights else windows,
             staging,
             context,
             progress,

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def base_twin(
             return target
     plain = replace(job, name="base", adapter=None, task=None, provenance=None)
     # The cached weights are those of the model as it is; ExecuTorch's are made of a smoothed one.
-    weights = base_weights(model, plain, cache, windows, progress) if job.runtime == "onnx" else None
+    cached = partial(base_weights, model, plain, cache, windows, progress) if job.runtime == "onnx" else None
     export_bundle(
         model,
         chat,
@@ -79,7 +80,7 @@ def base_twin(
         target,
         open_engine,
         windows=windows,
-        weights=weights,
+        make_weights=cached,
         force=True,
         progress=progress,
     )

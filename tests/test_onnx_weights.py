@@ -38,7 +38,7 @@ def exported(personal: Personal, weights: dict[str, QuantisedWeight], out: Path,
     model = load_model(personal.base)
     export_bundle(
         model, personal.chat, plain_job(personal, **changes), out, lambda folder: open_engine(folder, 1),
-        weights=weights,
+        make_weights=lambda: weights,
     )  # fmt: skip
     return open_engine(out, 1)
 

@@ -1,7 +1,8 @@
 """One person's adapter into a bundle, compared with float, and asked the person's queries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,15 +119,18 @@ def make_bundle(
     job = replace(_job(base, settings, name), task=task.as_dict() if task else None, provenance=provenance)
     model = load_model(base)
     adapters: dict[str, Path] = {}
+    make_weights: Callable[[], dict[str, QuantisedWeight]] | None = None
     if settings.form == ATTACHED:
         changes = read_low_rank(adapter)  # refuses what cannot be attached before minutes of calibration
-        weights = weights or base_weights(base, settings, windows, progress)
+        make_weights = (
+            partial(base_weights, base, settings, windows, progress) if weights is None else lambda: weights
+        )
         kinds = {module.rpartition(".")[2] for module in changes}
         rank = max(change.rank for change in changes.values())
         job = replace(job, slots=tuple(sorted(kinds)), slot_rank=rank)
         adapters = {name: adapter}
     else:
-        job, model, weights = replace(job, adapter=facts), merge_adapter(model, adapter), None
+        job, model = replace(job, adapter=facts), merge_adapter(model, adapter)
     return export_bundle(
         model,
         open_chat(base),
@@ -134,7 +138,7 @@ def make_bundle(
         out,
         open_engine,
         windows=windows,
-        weights=weights,
+        make_weights=make_weights,
         adapters=adapters,
         force=force,
         progress=progress,
