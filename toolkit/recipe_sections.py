@@ -137,7 +137,7 @@ class FinetuneRecipe(Settings):
     weight_decay: float = setting(0.0, "Weight decay of the optimiser.", at_least=0)
     max_grad_norm: float = setting(1.0, "L2 norm to which gradients are clipped.", above=0)
     tokens_per_pass: int = setting(
-        2048,
+        1024,
         "Tokens in one forward and backward pass, counted after common beginnings are shared; bounds memory. "
         "A batch that is larger is computed in several passes, with the same gradients.",
         at_least=1,

@@ -18,7 +18,7 @@ from toolkit.finetune.packing import packed_loss, packing_is_exact, padded_loss,
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import FinetuneRecipe
 
-TOKEN_BUDGET = 2048  # tokens in one forward pass, where no recipe says it
+TOKEN_BUDGET = 1024  # tokens in one forward pass, where no recipe says it
 
 
 @dataclass(frozen=True)
