@@ -58,19 +58,6 @@ def name_linears(program: Any, model: Any) -> None:
         node.name = f"{module}{_LINEAR}"
 
 
-def linear_nodes(onnx_model: Any) -> dict[str, Any]:
-    """The MatMuls of a graph that `build_onnx_dynamo` made, by transformers' module names.
-
-    `onnx_model` is an onnx.ModelProto; the nodes are its own, so that changing one changes the model. The
-    second input of each names the initialiser that holds the weight, [in, out].
-    """
-    return {
-        node.name.removesuffix(_LINEAR): node
-        for node in onnx_model.graph.node
-        if node.op_type == "MatMul" and node.name.endswith(_LINEAR)
-    }
-
-
 def _not_transposed(node: Any) -> bool | None:
     return False if node.op_type == "Transpose" else None
 
