@@ -1,8 +1,10 @@
 """Fixtures that several test files share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from teacher_server import KEY, Server
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +16,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Starts servers that answer by a script, with a key in the environment; they are closed afterwards."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    started: list[Server] = []
+
+    def start(script: Any) -> Server:
+        started.append(Server(script))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()

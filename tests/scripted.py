@@ -2,7 +2,8 @@
 
 import json
 
-from toolkit.augment.teachers import Completion
+from toolkit.augment.budget import Price
+from toolkit.augment.teachers import Completion, RequestFailedError
 from toolkit.errors import TeacherError
 from toolkit.profiles import Example, Profile
 from toolkit.recipe import AugmentRecipe
@@ -64,22 +65,28 @@ class ScriptedTeacher:
     A script may return an exception to raise in the place of an answer.
     """
 
-    def __init__(self, script, style="instruction", name="scripted"):
+    price = Price()
+
+    def __init__(self, script, style="instruction", name="scripted", network=False):
+        self.network = network
         self.script = script
         self.style = style
         self.name = name
         self.asked = []
 
-    def complete(self, messages, *, seed):
+    def complete(self, messages, *, seed, schema=None):
         self.asked.append((list(messages), seed))
         answer = self.script(messages, len(self.asked))
         if isinstance(answer, Exception):
             raise answer
         return answer if isinstance(answer, Completion) else Completion(answer, 10, 5)
 
-    def complete_many(self, conversations, seeds):
+    def complete_many(self, conversations, seeds, schema=None):
         for index, (messages, seed) in enumerate(zip(conversations, seeds, strict=True)):
-            yield index, self.complete(messages, seed=seed)
+            try:
+                yield index, self.complete(messages, seed=seed)
+            except RequestFailedError as error:
+                yield index, error
 
     def everything(self):
         """All text that reached the teacher."""

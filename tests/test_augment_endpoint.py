@@ -4,93 +4,23 @@ import json
 import logging
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from scripted import json_lines, recipe, writer
+from teacher_server import KEY, Server, completion, error
 
-from toolkit.augment import augment, open_teacher
+from toolkit.augment import augment, open_teachers
 from toolkit.augment.endpoint import OpenAITeacher
+from toolkit.augment.teachers import RequestFailedError
 from toolkit.errors import TeacherError
 from toolkit.tasks import load_task
 
-KEY = "sk-test-qzxwvkjyptmnrsgu"  # no letters of hexadecimal numbers: addresses in logs hold those
 REWRITE = load_task("rewrite")
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-def completion(text, finish="stop"):
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
-    }
-
-
-def error(message, **more):
-    return {"error": {"message": message, "type": "x", "code": None, "param": None, **more}}
-
-
-class Server:
-    """Answers request number n with `script(n, body)`: (status, dict, bytes or text), or a dict alone."""
-
-    def __init__(self, script):
-        self.bodies, self.headers, lock = [], [], threading.Lock()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.bodies.append(body)
-                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
-                    number = len(outer.bodies)
-                answer = script(number, body)
-                status, content, *more = answer if isinstance(answer, tuple) else (200, answer)
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                for name, value in more[0].items() if more else ():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *arguments):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    started = []
-
-    def start(script):
-        started.append(Server(script))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
-
-
 def teacher_of(server, **options):
-    return OpenAITeacher(server.url, "m", **({"timeout": 5, "max_retries": 0} | options))
+    return OpenAITeacher(server.url, "m", **({"timeout": 5, "retries": 0} | options))
 
 
 def test_a_good_answer(serve):
@@ -98,7 +28,13 @@ def test_a_good_answer(serve):
     answer = teacher_of(server, temperature=0.3).complete(MESSAGES, seed=42)
     assert (answer.text, answer.prompt_tokens, answer.completion_tokens) == ("good morning", 7, 3)
     assert (answer.truncated, answer.notes) == (False, ())
-    assert server.bodies[0] == {"model": "m", "messages": MESSAGES, "temperature": 0.3, "seed": 42}
+    assert server.bodies[0] == {
+        "model": "m",
+        "messages": MESSAGES,
+        "temperature": 0.3,
+        "seed": 42,
+        "max_tokens": 2048,
+    }
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
@@ -109,7 +45,7 @@ def test_a_truncated_answer_says_so(serve):
 
 def test_a_failure_of_the_server_is_tried_again(serve):
     server = serve(lambda number, body: (500, error("busy")) if number == 1 else completion("better"))
-    assert teacher_of(server, max_retries=2).complete(MESSAGES, seed=1).text == "better"
+    assert teacher_of(server, retries=2).complete(MESSAGES, seed=1).text == "better"
     assert len(server.bodies) == 2
 
 
@@ -155,7 +91,7 @@ def test_a_server_that_is_not_there(monkeypatch):
     server = Server(lambda number, body: None)
     server.close()
     with pytest.raises(TeacherError, match=r"cannot be reached.*Check augment\.teacher"):
-        OpenAITeacher(server.url, "m", max_retries=0).complete(MESSAGES, seed=1)
+        OpenAITeacher(server.url, "m", retries=0).complete(MESSAGES, seed=1)
 
 
 def test_a_server_that_does_not_answer_in_time(serve):
@@ -203,7 +139,8 @@ def test_what_arrived_before_a_failure_is_kept(serve):
     with pytest.raises(TeacherError, match="status 500"):
         for pair in teacher_of(server, concurrency=1).complete_many([MESSAGES] * 20, list(range(20))):
             answers.append(pair)  # noqa: PERF402 - the failure comes in the middle
-    assert [index for index, _ in answers] == [0, 1]
+    assert [index for index, answer in answers if not isinstance(answer, TeacherError)] == [0, 1]
+    assert all(isinstance(answer, RequestFailedError) for _, answer in answers[2:])
     assert len(server.bodies) < 20
 
 
@@ -262,9 +199,9 @@ def test_a_whole_augmentation_over_http(serve, monkeypatch):
             completion(json_lines(("Could you sweep the porch today?", "oi / porch / sweep it / ta"))),
         ][number - 1]
 
-    monkeypatch.setattr("toolkit.augment.run._ROUND", 1)
+    monkeypatch.setattr("toolkit.augment.plan._ROUND", 1)
     server = serve(script)
-    teacher = teacher_of(server, max_retries=2)
+    teacher = teacher_of(server, retries=2)
     done = augment(writer(), REWRITE, teacher, recipe(examples=2, max_requests=9), seed=0)
     assert [example.output for example in done.kept] == [
         "oi / barrel / up / ta",
@@ -273,6 +210,7 @@ def test_a_whole_augmentation_over_http(serve, monkeypatch):
     assert done.dropped == {
         "format": 3,
         "repetition": 0,
+        "language": 0,
         "held_out": 1,
         "duplicate": 0,
         "near_duplicate": 0,
@@ -287,7 +225,7 @@ def test_a_whole_augmentation_over_http(serve, monkeypatch):
 def test_the_recipe_opens_an_endpoint(serve):
     server = serve(lambda number, body: completion("fine"))
     settings = recipe(teacher=server.url, model="tiny-7", temperature=0.5)
-    teacher = open_teacher(settings)
+    teacher = open_teachers(settings)[0]
     assert teacher.complete(MESSAGES, seed=1).text == "fine"
     assert server.bodies[0]["model"] == "tiny-7"
     assert server.bodies[0]["temperature"] == 0.5

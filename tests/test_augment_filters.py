@@ -13,7 +13,7 @@ from toolkit.augment.filters import (
     unusual_length,
 )
 from toolkit.augment.labels import label_targets, next_labels
-from toolkit.augment.prompts import Candidate
+from toolkit.augment.reading import Candidate
 from toolkit.profiles import Example, Profile
 from toolkit.tasks import load_task
 
@@ -117,7 +117,7 @@ def test_what_only_shares_a_few_words_with_a_held_out_input_is_not_refused():
         is None
     )
     assert repeats_held_out("tea", ["i like tea and toast"], 0.85) is None
-    assert repeats_held_out("tea", ["tea"], 0.85) == "repeats a held-out input"
+    assert repeats_held_out("tea", ["tea"], 0.85) == "repeats a held-out text"
 
 
 def test_duplicates_of_the_history_and_of_each_other():

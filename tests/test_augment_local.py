@@ -7,7 +7,7 @@ import torch
 from scripted import rater, recipe
 from tiny import tiny_model_folder
 
-from toolkit.augment import augment, open_teacher
+from toolkit.augment import augment, open_teachers
 from toolkit.augment.local import LocalTeacher, room_for_answer
 from toolkit.augment.sampling import NoCopying, Sampler
 from toolkit.errors import TeacherError
@@ -155,7 +155,7 @@ def test_a_whole_augmentation_with_the_base_model(base):
     done = augment(
         profile,
         load_task("lamp-3"),
-        open_teacher(settings, base=base, history=profile.history),
+        open_teachers(settings, base=base, history=profile.history),
         settings,
         seed=0,
     )
@@ -165,7 +165,7 @@ def test_a_whole_augmentation_with_the_base_model(base):
     again = augment(
         profile,
         load_task("lamp-3"),
-        open_teacher(settings, base=base, history=profile.history),
+        open_teachers(settings, base=base, history=profile.history),
         settings,
         seed=0,
     )
@@ -174,7 +174,7 @@ def test_a_whole_augmentation_with_the_base_model(base):
 
 def test_local_source_names_another_model(base):
     settings = recipe(teacher=f"local:{base.folder}")
-    assert open_teacher(settings).name == f"{base.folder} ({base.sha256[:12]})"
+    assert open_teachers(settings)[0].name == f"{base.folder} ({base.sha256[:12]})"
 
 
 def test_room_for_the_longest_answer(tokenizer):

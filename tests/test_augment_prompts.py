@@ -4,14 +4,8 @@ from itertools import count
 import pytest
 from scripted import json_lines, rater, writer
 
-from toolkit.augment.prompts import (
-    Candidate,
-    Fields,
-    PromptWriter,
-    instruction,
-    read_json_examples,
-    read_pattern,
-)
+from toolkit.augment.prompts import PromptWriter, instruction
+from toolkit.augment.reading import Candidate, Fields, read_json_examples, read_pattern
 from toolkit.profiles import Example, Profile
 from toolkit.tasks import load_task
 

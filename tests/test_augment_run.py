@@ -7,7 +7,7 @@ from toolkit.augment import (
     Completion,
     augment,
     first_requests,
-    open_teacher,
+    open_teachers,
     read_augmentation,
     write_augmentation,
 )
@@ -259,7 +259,7 @@ def test_write_and_read_back(tmp_path):
     write_augmentation(done, tmp_path / "augment")
     assert read_augmentation(tmp_path / "augment") == done
     report = json.loads((tmp_path / "augment" / "report.json").read_text())
-    assert report["version"] == 1
+    assert report["version"] == 2
     assert report["kept"] == 2
     assert report["stopped"].startswith("scripted: cannot be reached")
     rows = [json.loads(line) for line in (tmp_path / "augment" / "synthetic.jsonl").read_text().splitlines()]
@@ -285,10 +285,10 @@ def test_reading_what_is_not_there_or_was_altered(tmp_path):
     examples.write_text(examples.read_text() + "\n")
     with pytest.raises(EdgePLMError, match=r"synthetic\.jsonl: is not as its report says"):
         read_augmentation(tmp_path)
-    report.write_text(report.read_text().replace('"version": 1', '"version": 2'))
+    report.write_text(report.read_text().replace('"version": 2', '"version": 1'))
     with pytest.raises(EdgePLMError, match=r"report\.json: was written by another version"):
         read_augmentation(tmp_path)
-    for content in ("[]", "{", "{}", '{"version": 1}'):
+    for content in ("[]", "{", "{}", '{"version": 2}'):
         report.write_text(content)
         with pytest.raises(EdgePLMError, match="Run the augmentation again"):
             read_augmentation(tmp_path)
@@ -297,22 +297,17 @@ def test_reading_what_is_not_there_or_was_altered(tmp_path):
 def test_a_recipe_that_forbids_uploads_opens_no_network_teacher(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-123456789")
     forbidden = object.__new__(type(recipe()))
-    for name, value in {**recipe().as_dict(), "teacher": "https://api.example.org/v1", "model": "m"}.items():
+    values = {name: getattr(recipe(), name) for name in recipe().as_dict()}
+    for name, value in (values | {"teacher": "https://api.example.org/v1", "model": "m"}).items():
         object.__setattr__(forbidden, name, value)
     object.__setattr__(forbidden, "upload", "never")
-    with pytest.raises(
-        TeacherError, match=r"forbids uploads, and api\.example\.org is reached over the network"
-    ):
-        open_teacher(forbidden)
-    with pytest.raises(TeacherError, match="forbids uploads"):
-        open_teacher(recipe(upload="never"), source="http://127.0.0.1:9/v1")
+    for preview in (False, True):
+        with pytest.raises(
+            TeacherError, match=r"forbids uploads, and api\.example\.org is reached over the network"
+        ):
+            open_teachers(forbidden, preview=preview)
 
 
 def test_local_without_a_base_model_is_an_error():
     with pytest.raises(TeacherError, match=r"none was given.*local:SOURCE"):
-        open_teacher(recipe())
-
-
-def test_an_endpoint_without_a_model_name_is_an_error():
-    with pytest.raises(TeacherError, match=r"augment\.model: no model named"):
-        open_teacher(recipe(), source="http://127.0.0.1:9/v1")
+        open_teachers(recipe())

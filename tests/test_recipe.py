@@ -180,7 +180,7 @@ def test_paths_start_from_the_recipes_folder(tmp_path: Path, monkeypatch: pytest
     assert recipe.out_path == tmp_path / "inner" / "run"
     assert recipe.task_source == str(tmp_path / "inner" / "mine.yaml")
     assert recipe.model_source == str(tmp_path / "inner" / "m.gguf")
-    assert recipe.teacher_source == f"local:{tmp_path / 'inner' / 'big'}"
+    assert recipe.teacher_sources == [f"local:{tmp_path / 'inner' / 'big'}"]
 
 
 def test_names_and_absolute_paths_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_names_and_absolute_paths_stay(tmp_path: Path, monkeypatch: pytest.Monke
     assert recipe.out_path == Path("/runs/1")
     assert recipe.task_source == "LaMP-3"
     assert recipe.model_source == "owner/name@main"
-    assert recipe.teacher_source == "local"
+    assert recipe.teacher_sources == ["local"]
     assert recipe.resolve_source(URL) == URL
 
 
@@ -607,7 +607,7 @@ def test_paths_on_the_command_line_start_from_the_current_folder(tmp_path: Path)
     assert changed.profile_path == tmp_path / "you.jsonl"
     assert changed.task_source == str(tmp_path / "t.yaml")
     assert changed.model == "owner/name"
-    assert changed.teacher_source == f"local:{tmp_path / 'm'}"
+    assert changed.teacher_sources == [f"local:{tmp_path / 'm'}"]
     assert changed.out == "run"
     assert changed.out_path == folder / "run"
     assert replace_fields(recipe, changes).profile_path == folder / "you.jsonl"

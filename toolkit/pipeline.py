@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.augment import Augmentation, augment, open_teacher, read_augmentation, write_augmentation
+from toolkit.augment import Augmentation, read_augmentation, write_augmentation, write_synthetic
 from toolkit.bundling import answer_bundle, base_weights, calibration, make_bundle, verify_bundle
 from toolkit.chat import ChatFormat
 from toolkit.files import write_atomic
@@ -171,20 +171,13 @@ def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
         return None, None
 
     def work(folder: Path) -> None:
-        teacher = open_teacher(
-            settings,
-            base=run.plain,
-            source=run.recipe.teacher_source,
-            history=run.profile.history,
-            progress=run.progress,
-        )
-        made = augment(
+        made = write_synthetic(
             run.profile,
             run.task,
-            teacher,
-            settings,
-            seed=run.recipe.seed,
+            run.recipe,
+            run.plain,
             answers_path=run.folder.path / "teacher-answers.jsonl",
+            audit_path=run.folder.path / "audit.jsonl",
             progress=run.progress,
         )
         write_augmentation(made, folder)
@@ -194,7 +187,7 @@ def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
         **_identity(run),
         "model": run.plain.sha256,
         "augment": settings.as_dict(),
-        "teacher": run.recipe.teacher_source,
+        "teacher": run.recipe.teacher_sources,
     }
     stage = run.folder.stage("dataset", inputs, work)
     return read_augmentation(stage.folder), stage

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.models import DEFAULT_SOURCE
+from toolkit.recipe_augment import AugmentRecipe, TeacherRecipe, is_endpoint
 from toolkit.recipe_sections import (
-    AugmentRecipe,
     BenchRecipe,
     ExportRecipe,
     FinetuneRecipe,
     VerifyRecipe,
-    is_endpoint,
 )
 from toolkit.schema import Conflict, Settings, read_settings, replaced, setting
 from toolkit.schema_text import commented_yaml as settings_yaml
@@ -29,6 +28,7 @@ __all__ = [
     "ExportRecipe",
     "FinetuneRecipe",
     "Recipe",
+    "TeacherRecipe",
     "VerifyRecipe",
     "commented_yaml",
     "is_endpoint",
@@ -142,9 +142,9 @@ class Recipe(Settings):
         return self.resolve_source(self.task)
 
     @property
-    def teacher_source(self) -> str:
-        """The teacher: `local`, `local:SOURCE` for `toolkit.models.resolve_model`, or an address."""
-        return self.resolve_source(self.augment.teacher)
+    def teacher_sources(self) -> list[str]:
+        """The teachers: `local`, `local:SOURCE` for `toolkit.models.resolve_model`, or an address."""
+        return [self.resolve_source(each.teacher) for each in self.augment.all_teachers]
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -179,7 +179,7 @@ def replace_fields(
         "out": str(here.out_path),
         "model": here.model_source,
         "task": here.task_source,
-        "augment.teacher": here.teacher_source,
+        "augment.teacher": here.teacher_sources[0],
         "finetune.task_adapter": str(here.task_adapter_path) if here.task_adapter_path else None,
     }
     return replaced(changed, {name: value for name, value in absolute.items() if name in changes}, where)

@@ -9,97 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.schema import Conflict, Settings, setting
-from toolkit.schema_fields import shown
 
 _DEVICE = re.compile(
     r"local|adb:[\w.:-]+|ssh://(\w[\w.-]*@)?(\w[\w.-]*|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", re.ASCII
 )
-
-
-def is_endpoint(teacher: str) -> bool:
-    """Whether a teacher is reached over the network: an http or https address."""
-    return teacher.lower().startswith(("http://", "https://"))
-
-
-def _is_teacher(teacher: str) -> bool:
-    if teacher == "local" or re.fullmatch(r"local:\S.*", teacher):
-        return True
-    # No user name, query or fragment: they are where keys would be, and keys come from the environment only.
-    return re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", teacher, re.IGNORECASE) is not None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentRecipe(Settings):
-    """Synthetic examples in the person's manner, written by a teacher model."""
-
-    enabled: bool = setting(
-        True, "Whether a teacher writes synthetic examples; if not, the history alone trains."
-    )
-    teacher: str = setting(
-        "local",
-        "Who writes the examples. `local`: the base model itself, on this machine. `local:SOURCE`: another "
-        "model on this machine, SOURCE being written like the recipe's own `model`. An address: the base URL "
-        "of an OpenAI-compatible endpoint, such as https://api.openai.com/v1.",
-        accepts="local, local:SOURCE, or an http(s) address without user name or query",
-        test=_is_teacher,
-    )
-    model: str | None = setting(
-        None, "The model's name at the endpoint. Needed if `teacher` is an address, and only then."
-    )
-    api_key_env: str = setting(
-        "OPENAI_API_KEY",
-        "The name of the environment variable that holds the endpoint's key; never the key itself.",
-        accepts="the name of an environment variable, in capitals, digits and underscores",
-        test=lambda name: re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) is not None,
-        secret=True,
-    )
-    examples: int = setting(24, "Synthetic examples to keep, at most.", at_least=0, at_most=10_000)
-    examples_per_request: int = setting(
-        4, "Examples that the teacher is asked for in one request.", at_least=1, at_most=20
-    )
-    shots: int = setting(
-        6, "Real examples that each request shows to the teacher, at most.", at_least=1, at_most=50
-    )
-    temperature: float = setting(
-        0.9, "The teacher's sampling temperature; 0 is greedy decoding.", at_least=0, at_most=2
-    )
-    max_requests: int = setting(
-        64, "Requests to the teacher, at most, even if fewer examples than `examples` were kept.", at_least=1
-    )
-    near_duplicate: float = setting(
-        0.85,
-        "Similarity ratio (0: nothing in common, 1: equal) of two inputs above which they count as the same, "
-        "and only one is kept.",
-        at_least=0,
-        at_most=1,
-    )
-    upload: str = setting(
-        "allow",
-        "`never` forbids a teacher that is reached over the network, one on localhost included: the person's "
-        "examples then cannot leave this machine.",
-        choices=("allow", "never"),
-    )
-
-    @staticmethod
-    def conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """An endpoint needs a model name and leave to upload; a local teacher takes no model name."""
-        model, network = values["model"], is_endpoint(values["teacher"])
-        if network and model is None:
-            yield Conflict(
-                ("model", "teacher"),
-                "missing, and the teacher is an address; accepted: the model's name there",
-            )
-        if not network and model is not None:
-            yield Conflict(
-                ("model", "teacher"),
-                f"found {shown(model)}, and the teacher is local; accepted: null, or an http(s) address as "
-                "teacher (local:SOURCE chooses a local model)",
-            )
-        if network and values["upload"] == "never":
-            yield Conflict(
-                ("teacher", "upload"),
-                "found an address, and augment.upload is never; accepted: local or local:SOURCE",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

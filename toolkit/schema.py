@@ -6,9 +6,9 @@ A settings class says everything once; validation, the commented file and the re
     class Training(Settings):
         epochs: int = setting(4, "Passes over the examples.", at_least=1)
 
-A field is a bool, int, float, str, tuple[str, ...] or a section: another settings class, whose docstring is
-the section's help. A scalar may be `| None`. Values are checked wherever a settings object is built, from
-Python or from a file, and all problems are reported at once.
+A field is a bool, int, float, str, tuple[str, ...], a section (another settings class, whose docstring is its
+help) or a list of sections: tuple[Training, ...]. A scalar may be `| None`. Values are checked wherever a
+settings object is built, from Python or from a file, and all problems are reported at once.
 """
 
 import dataclasses
@@ -142,7 +142,9 @@ def _find_specs(cls: type[Settings]) -> Iterator[Spec]:
         if isinstance(kind, type) and issubclass(kind, Settings):
             yield Spec(item.name, kind, False, kind(), Rule(kind.__doc__ or ""))
         elif rule is not None:
-            yield Spec(item.name, kind, type(None) in parts, item.default, rule)
+            listed = typing.get_args(hint)[0] if kind is tuple else None
+            is_item = isinstance(listed, type) and issubclass(listed, Settings)
+            yield Spec(item.name, kind, type(None) in parts, item.default, rule, listed if is_item else None)
 
 
 def _build(cls: type[S], tree: YamlTree, where: str, error: type[RecipeError]) -> S:
@@ -205,6 +207,8 @@ def _check_field(spec: Spec, path: str, tree: YamlTree, root: type[Settings]) ->
     given = tree.data[spec.name]
     if given is REFUSED:
         return default, []
+    if spec.item is not None:
+        return _check_list(spec, path, given, line)
     if not spec.is_section:
         try:
             return fit(spec, given), []
@@ -221,6 +225,26 @@ def _check_field(spec: Spec, path: str, tree: YamlTree, root: type[Settings]) ->
         return default, []
     names = ", ".join(inner_spec.name for inner_spec in specs(spec.kind))
     return default, [Problem(path, f"found {shown(given)}; accepted: a section with {names}", line)]
+
+
+def _check_list(spec: Spec, path: str, given: Any, line: int | None) -> tuple[Any, list[Problem]]:
+    """The sections of a list; a problem in one is named by its place, counted from 1."""
+    if not isinstance(given, list | tuple):
+        return spec.default, [Problem(path, f"found {shown(given)}; accepted: {spec.accepted}", line)]
+    items, problems = [], []
+    for place, each in enumerate(given, 1):
+        where = f"{path} {place}"
+        if isinstance(each, spec.item):
+            items.append(each)
+        elif isinstance(each, Mapping):
+            values, faults = _check(spec.item, YamlTree(each))
+            problems += [Problem(f"{where}: {fault.path}", fault.what, line) for fault in faults]
+            items += [] if faults else [spec.item(**values)]
+        else:
+            names = ", ".join(inner.name for inner in specs(spec.item))
+            what = f"found {shown(each)}; accepted: a section with {names}"
+            problems.append(Problem(where, what, line))
+    return (spec.default, problems) if problems else (tuple(items), [])
 
 
 def _unknown(name: str, prefix: str, root: type[Settings]) -> str:
@@ -260,4 +284,4 @@ def _from_text(spec: Spec, path: str, text: str, tree: YamlTree) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Settings):
         return value.as_dict()
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(each) for each in value] if isinstance(value, tuple) else value

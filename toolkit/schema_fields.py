@@ -45,13 +45,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class Spec:
-    """One field: its type (`None` apart), its default (dataclasses.MISSING if required) and its rule."""
+    """One field: its type (`None` apart), its default (dataclasses.MISSING if required) and its rule.
+
+    `item`: the settings class that a list holds, for a tuple of sections.
+    """
 
     name: str
     kind: type
     optional: bool
     default: Any
     rule: Rule
+    item: Any = None
 
     @property
     def is_required(self) -> bool:
@@ -66,11 +70,15 @@ class Spec:
     @property
     def type_name(self) -> str:
         """The type in words."""
+        if self.item is not None:
+            return "list of sections"
         return _TYPE_NAMES[self.kind] + (" or null" if self.optional else "")
 
     @property
     def limits(self) -> str:
         """What is taken within the type, in words; empty where that is all of it."""
+        if self.kind is tuple and self.default == () and not self.rule.accepts:
+            return ""
         if self.kind in (str, tuple) and not self.rule.accepts and not self.rule.choices:
             return "not empty"
         rule = self.rule
@@ -92,9 +100,11 @@ class Spec:
     @property
     def accepted(self) -> str:
         """Which values are taken, as one phrase for messages and comments."""
+        if self.item is not None:
+            return "list of sections, or []"
         phrase = self.limits
         if not self.rule.accepts and not self.rule.choices:
-            joint = ", " if self.kind in (str, tuple) else " "
+            joint = ", " if self.kind in (str, tuple) and self.limits else " "
             phrase = f"{_TYPE_NAMES[self.kind]}{joint}{self.limits}".strip()
         return f"{phrase}, or null" if self.optional else phrase
 
@@ -113,6 +123,8 @@ def fit(spec: Spec, given: Any) -> Any:
         value = tuple(_typed(str, item) for item in value)
     if spec.kind is float and type(value) is int and abs(value) <= _LARGEST_INT:
         value = float(value)
+    if value == () and spec.default == ():
+        return value
     if type(value) is not spec.kind or not _is_sound(value) or not _is_allowed(spec.rule, value):
         raise ValueError(spec.name)
     return value

@@ -27,6 +27,10 @@ def markdown_tables(cls: type[Settings], title: str) -> str:
         *(_row(spec) for spec in own),
     ]
     parts = [f"## {title}", "\n".join(rows)]
+    for spec in own:
+        if spec.item is not None:
+            heading, _, table = markdown_tables(spec.item, f"`{spec.name}`: each").partition("\n\n")
+            parts += [f"#{heading}", (spec.item.__doc__ or "").strip(), table.rstrip()]
     for spec in specs(cls):
         if spec.is_section:
             heading, _, table = markdown_tables(spec.kind, f"`{spec.name}`").partition("\n\n")
@@ -36,7 +40,11 @@ def markdown_tables(cls: type[Settings], title: str) -> str:
 
 def yaml_value(value: Any) -> str:
     """One value as it is written after `name: `, on one line."""
-    plain = list(value) if isinstance(value, tuple) else value
+    plain = (
+        [each.as_dict() if isinstance(each, Settings) else each for each in value]
+        if isinstance(value, tuple)
+        else value
+    )
     text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=float("inf"))
     return text.removesuffix("\n").removesuffix("\n...")
 

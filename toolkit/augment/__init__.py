@@ -1,16 +1,22 @@
 """Augmentation: a teacher model writes new examples in a person's manner, and filters keep the good ones."""
 
+from toolkit.augment.budget import Budget
+from toolkit.augment.privacy import AuditFile
 from toolkit.augment.result import Augmentation, read_augmentation, write_augmentation
-from toolkit.augment.run import augment, first_requests
-from toolkit.augment.teachers import Completion, Teacher, open_teacher
+from toolkit.augment.run import augment, first_requests, request_bodies, write_synthetic
+from toolkit.augment.teachers import Completion, Teacher, open_teachers
 
 __all__ = [
+    "AuditFile",
     "Augmentation",
+    "Budget",
     "Completion",
     "Teacher",
     "augment",
     "first_requests",
-    "open_teacher",
+    "open_teachers",
     "read_augmentation",
+    "request_bodies",
     "write_augmentation",
+    "write_synthetic",
 ]

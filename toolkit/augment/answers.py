@@ -7,12 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from toolkit.augment.teachers import Completion, Message
+from toolkit.augment.teachers import Completion, Message, Schema
 
 
-def request_key(teacher: str, messages: Sequence[Message], seed: int, temperature: float) -> str:
+def request_key(
+    teacher: str, messages: Sequence[Message], seed: int, temperature: float, schema: Schema | None = None
+) -> str:
     """Hex sha256 of everything that an answer depends on."""
-    request = {"teacher": teacher, "messages": list(messages), "seed": seed, "temperature": temperature}
+    request = {
+        "teacher": teacher,
+        "messages": list(messages),
+        "seed": seed,
+        "temperature": temperature,
+        "schema": schema,
+    }
     canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 

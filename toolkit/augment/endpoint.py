@@ -1,17 +1,27 @@
 """A teacher behind an OpenAI-compatible endpoint."""
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from contextlib import suppress
+from threading import Event
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from toolkit.augment.teachers import Completion, Message, Style
+from toolkit.augment import faults
+from toolkit.augment.budget import Budget, BudgetSpentError, Price
+from toolkit.augment.teachers import Completion, Message, RequestFailedError, Schema, Style
 from toolkit.errors import TeacherError
 
-_SHOWN_CHARACTERS = 300
+if TYPE_CHECKING:
+    from toolkit.augment.privacy import AuditFile
+
+_MESSAGE_TOKENS = 16  # what a chat template adds to a message, at most
+_FAILURES = 3
+_LONGEST_WAIT = 300.0  # seconds; an endpoint that wants more is given up for this run
 
 
 class OpenAITeacher:
@@ -19,10 +29,16 @@ class OpenAITeacher:
 
     The key comes from the environment variable named `api_key_env`; on a loopback address there need be
     none. It is in no message, repr or log. A loopback address is never reached through a proxy, and a
-    redirection is not followed: the examples go to the given host only.
+    redirection is not followed: the examples go to the given host only. Every request body is in `audit`
+    before it is sent, and every attempt is within `budget`. With `preview` nothing can be sent, and no key is
+    needed: see the method of that name.
+
+    Retries are made here and not by the client, which would not count them, and which does not wait as long
+    as a Retry-After may ask for.
     """
 
     style: Style = "instruction"
+    network = True
 
     def __init__(
         self,
@@ -32,58 +48,96 @@ class OpenAITeacher:
         api_key_env: str = "OPENAI_API_KEY",
         temperature: float = 0.9,
         timeout: float = 120.0,
-        max_retries: int = 3,
+        retries: int = 4,
         concurrency: int = 4,
+        answer_tokens: int = 2048,
+        price: Price | None = None,
+        budget: Budget | None = None,
+        audit: "AuditFile | None" = None,
+        preview: bool = False,
     ) -> None:
         import openai
 
         address, on_loopback = _checked(base_url)
         self.name = f"{model} at {address}"
+        self.price = price or Price()
         self._model = model
-        self._key = _key(api_key_env, on_loopback)
+        self._key = "" if preview else _key(api_key_env, on_loopback)
         self._temperature = temperature
-        self._refused: frozenset[str] = frozenset()
+        self._answer_tokens = answer_tokens
+        self._refused: dict[str, None] = {}
+        self._retries = retries
         self._concurrency = concurrency
+        self._budget = budget or Budget()
+        self._audit = audit
+        self._previewed: list[bytes] | None = [] if preview else None
+        self._stop = Event()
         self._client = openai.OpenAI(
             base_url=base_url,
             api_key=self._key or "none-needed",
             timeout=timeout,
-            max_retries=max_retries,
-            http_client=openai.DefaultHttpxClient(trust_env=not on_loopback, follow_redirects=False),
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(
+                trust_env=not on_loopback,
+                follow_redirects=False,
+                event_hooks={"request": [self._before_sending]},
+            ),
         )
 
     def __repr__(self) -> str:
         return f"OpenAITeacher({self.name})"
 
-    def complete(self, messages: Sequence[Message], *, seed: int) -> Completion:
-        """Ask once; a sampling setting that the endpoint refuses is left out from then on, with a note."""
+    def complete(self, messages: Sequence[Message], *, seed: int, schema: Schema | None = None) -> Completion:
+        """Ask until there is an answer, `retries` times more at most.
+
+        A setting that the endpoint refuses is left out from then on, with a note.
+        """
         import openai
 
-        create: Any = self._client.chat.completions.create  # its overloads know no settings by name
+        attempt = 0
         while True:
-            wished = {"temperature": self._temperature, "seed": seed}
-            settings = {name: value for name, value in wished.items() if name not in self._refused}
+            settings = self._settings(seed, schema)
+            bound = (_most_tokens(messages, schema), self._answer_tokens)
+            self._budget.reserve(*bound, self.price)
+            used = (0, 0)
             try:
-                answer = create(model=self._model, messages=list(messages), **settings)
+                answer = self._create(messages, settings)
+                used = bound  # whatever it is, it was answered
+                completion = self._completion(answer, bound)
+                used = (completion.prompt_tokens, completion.completion_tokens)
             except openai.BadRequestError as error:
                 refused = _refused_setting(error, settings)
                 if refused is None:
-                    raise self._error(error) from None
-                self._refused |= {refused}
+                    raise faults.error_of(error, self.name, self._key) from None
+                self._refused[refused] = None
             except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
                 # The last three: what the client raises on a body that is not an OpenAI answer.
-                raise self._error(error) from None
+                if refusal := faults.refusal_within(error):
+                    raise refusal from None
+                used = bound if faults.may_have_been_paid(error) else used
+                self._wait_or_give_up(error, attempt)
+                attempt += 1
             else:
-                return self._completion(answer)
+                return completion
+            finally:
+                self._budget.settle(bound, used, self.price)
 
     def complete_many(
-        self, conversations: Sequence[Sequence[Message]], seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Completion]]:
-        """Ask a few at a time; after a failure no further request is started."""
+        self,
+        conversations: Sequence[Sequence[Message]],
+        seeds: Sequence[int],
+        schema: Schema | None = None,
+    ) -> Iterator[tuple[int, Completion | TeacherError]]:
+        """Ask a few at a time; a request that fails is yielded as its error.
+
+        After an error that concerns all requests, or several failures in a row, no further one is started.
+        """
         failure: TeacherError | None = None
+        in_a_row = 0
+        self._stop.clear()
         with ThreadPoolExecutor(max(1, self._concurrency)) as pool:
             futures = {
-                pool.submit(self.complete, messages, seed=seed): index
+                pool.submit(self.complete, messages, seed=seed, schema=schema): index
                 for index, (messages, seed) in enumerate(zip(conversations, seeds, strict=True))
             }
             try:
@@ -92,70 +146,102 @@ class OpenAITeacher:
                         continue
                     error = future.exception()
                     if error is None:
+                        in_a_row = 0
                         yield futures[future], future.result()
-                    elif isinstance(error, TeacherError):
-                        failure = failure or error
-                        _cancel(futures)
-                    else:
+                        continue
+                    if not isinstance(error, TeacherError):
                         raise error
+                    in_a_row += not isinstance(error, BudgetSpentError)
+                    if isinstance(error, RequestFailedError):
+                        yield futures[future], error
+                    if not isinstance(error, RequestFailedError) or in_a_row >= _FAILURES:
+                        failure = failure or error
+                        self._cancel(futures)
             finally:
-                _cancel(futures)
+                self._cancel(futures)
         if failure is not None:
             raise failure
 
-    def _completion(self, answer: Any) -> Completion:
+    def preview(self, messages: Sequence[Message], *, seed: int, schema: Schema | None = None) -> bytes:
+        """The body that `complete` would send first, made by the same client; of a `preview` teacher only."""
+        import openai
+
+        if self._previewed is None:
+            raise TeacherError("was not opened for a preview", where=self.name)
+        # What _before_sending raises comes as it is, or wrapped, by the client's version.
+        with suppress(openai.APIConnectionError, TeacherError):
+            self._create(messages, self._settings(seed, schema))
+        return self._previewed.pop()
+
+    def _create(self, messages: Sequence[Message], settings: dict[str, Any]) -> Any:
+        create: Any = self._client.chat.completions.create  # its overloads know no settings by name
+        return create(model=self._model, messages=list(messages), **settings)
+
+    def _before_sending(self, request: Any) -> None:
+        if self._previewed is not None:
+            self._previewed.append(bytes(request.content))
+            raise TeacherError("a preview is not sent", where=self.name)
+        if self._audit is not None:
+            self._audit.write(bytes(request.content))
+
+    def _settings(self, seed: int, schema: Schema | None) -> dict[str, Any]:
+        wished: dict[str, Any] = {"temperature": self._temperature, "seed": seed}
+        # The newer name of the same limit is used where the older one is refused.
+        limit = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
+        wished[limit] = self._answer_tokens
+        if schema is not None:
+            form = {"name": "examples", "strict": True, "schema": schema}
+            wished["response_format"] = {"type": "json_schema", "json_schema": form}
+        return {name: value for name, value in wished.items() if name not in self._refused}
+
+    def _wait_or_give_up(self, error: Exception, attempt: int) -> None:
+        if attempt >= self._retries or not faults.is_worth_another_try(error):
+            raise faults.error_of(error, self.name, self._key) from None
+        seconds = faults.wait_before(attempt, error)
+        if seconds > _LONGEST_WAIT:
+            raise TeacherError(
+                f"asks to wait {seconds:.0f} s",
+                where=self.name,
+                mend="Run again after that; what was answered is kept",
+            ) from None
+        if self._stop.wait(seconds):
+            raise faults.error_of(error, self.name, self._key) from None
+
+    def _completion(self, answer: Any, bound: tuple[int, int]) -> Completion:
         try:
             choice = answer.choices[0]
-            text, usage = choice.message.content or "", answer.usage
+            text, usage = str(choice.message.content or ""), answer.usage
+            notes = [
+                f"the endpoint refuses the setting {name}; its own default was used"
+                for name in self._refused
+                if name != "max_tokens" or "max_completion_tokens" in self._refused
+            ]
+            if usage is None:
+                notes.append("the endpoint counts no tokens; upper bounds are counted in their place")
             return Completion(
-                text=str(text),
-                prompt_tokens=int(usage.prompt_tokens) if usage else 0,
-                completion_tokens=int(usage.completion_tokens) if usage else 0,
+                text=text,
+                prompt_tokens=int(usage.prompt_tokens) if usage else bound[0],
+                completion_tokens=int(usage.completion_tokens) if usage else len(text.encode()),
                 truncated=choice.finish_reason == "length",
-                notes=tuple(
-                    f"the endpoint refuses the setting {name}; its own default was used"
-                    for name in sorted(self._refused)
-                ),
+                notes=tuple(notes),
             )
         except (AttributeError, IndexError, TypeError, ValueError):
-            raise TeacherError(
+            raise RequestFailedError(
                 "its answer is not an OpenAI chat completion",
                 where=self.name,
                 mend="Check augment.teacher: the base URL usually ends in /v1",
             ) from None
 
-    def _error(self, error: Exception) -> TeacherError:
-        """A TeacherError in one line, without the key, and without the original whose request holds it."""
-        import openai
+    def _cancel(self, futures: Any) -> None:
+        self._stop.set()
+        for future in futures:
+            future.cancel()
 
-        if isinstance(error, openai.APITimeoutError):
-            what, mend = "does not answer in time", "Try again later; what was answered is kept"
-        elif isinstance(error, openai.APIConnectionError):
-            what, mend = "cannot be reached", "Check augment.teacher and the network"
-        elif isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            what, mend = "refuses the key", "Check the key in the variable that augment.api_key_env names"
-        elif isinstance(error, openai.NotFoundError):
-            what, mend = "has no such model or address", "Check augment.model and augment.teacher"
-        elif isinstance(error, openai.RateLimitError):
-            what, mend = "refuses further requests for now", "Try again later; what was answered is kept"
-        elif isinstance(error, openai.APIStatusError):
-            what, mend = f"fails (status {error.status_code})", "Try again later; what was answered is kept"
-        else:
-            what, mend = (
-                "gives an answer that cannot be read",
-                "Check that augment.teacher is OpenAI-compatible",
-            )
-        return TeacherError(what + self._detail(error), where=self.name, mend=mend)
 
-    def _detail(self, error: Exception) -> str:
-        body = getattr(error, "body", None)
-        said = body.get("message") if isinstance(body, dict) else None
-        if not isinstance(said, str) or not said.strip():
-            return ""
-        text = " ".join(said.split())
-        for secret in _parts_of_key(self._key):
-            text = text.replace(secret, "[key]")
-        return f' ("{text[:_SHOWN_CHARACTERS]}")'
+def _most_tokens(messages: Sequence[Message], schema: Schema | None) -> int:
+    """No tokenizer makes more tokens than there are bytes; what the chat template adds comes on top."""
+    texts = [message["content"] for message in messages] + ([json.dumps(schema)] if schema else [])
+    return sum(len(text.encode("utf-8", "surrogatepass")) + _MESSAGE_TOKENS for text in texts)
 
 
 def _checked(base_url: str) -> tuple[str, bool]:
@@ -202,11 +288,6 @@ def _key(variable: str, on_loopback: bool) -> str:
     return key
 
 
-def _parts_of_key(key: str) -> list[str]:
-    """The key and its recognisable ends: some services repeat a key with its middle starred out."""
-    return [key, key[:8], key[-4:]] if len(key) >= 12 else [key] if key else []
-
-
 def _refused_setting(error: Any, settings: dict[str, Any]) -> str | None:
     """The optional setting that a 400 answer is about: the newest models refuse some."""
     named = getattr(error, "param", None)
@@ -215,8 +296,3 @@ def _refused_setting(error: Any, settings: dict[str, Any]) -> str | None:
     body = getattr(error, "body", None)
     message = str(body.get("message", "")) if isinstance(body, dict) else ""
     return next((name for name in settings if re.search(rf"\b{name}\b", message)), None)
-
-
-def _cancel(futures: Any) -> None:
-    for future in futures:
-        future.cancel()

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from toolkit.augment.prompts import Candidate
+from toolkit.augment.characters import Characters
+from toolkit.augment.reading import Candidate
+from toolkit.errors import EdgePLMError
 
 if TYPE_CHECKING:
-    from toolkit.profiles import Profile
+    from toolkit.profiles import Example, Profile
     from toolkit.tasks import Task
 
 # In the order in which they are applied; an example is counted under the first that refuses it.
-FILTERS = ("format", "repetition", "held_out", "duplicate", "near_duplicate", "surplus")
+FILTERS = ("format", "repetition", "language", "held_out", "duplicate", "near_duplicate", "surplus")
 
 _SHORTEST, _LONGEST = 0.5, 1.5
 _MORE_REPETITIVE = 0.2
@@ -60,7 +62,7 @@ def repetitiveness(text: str) -> float:
 
 
 def repeats_held_out(text: str, held_out: Sequence[str], threshold: float) -> str | None:
-    """Whether a text gives a held-out input away: equal, nearly equal, or one within the other.
+    """Whether a text gives a held-out text away: equal, nearly equal, or one within the other.
 
     All are normalised. Within counts from three words and sixteen characters on, for less occurs anywhere.
     """
@@ -68,17 +70,48 @@ def repeats_held_out(text: str, held_out: Sequence[str], threshold: float) -> st
 
     for other in held_out:
         if text == other:
-            return "repeats a held-out input"
+            return "repeats a held-out text"
         if fuzz.ratio(text, other) / 100 > threshold:
-            return "nearly repeats a held-out input"
+            return "nearly repeats a held-out text"
         short, long = sorted((text, other), key=len)
         if len(short) < _FEWEST_CHARACTERS or len(short.split()) < _FEWEST_WORDS:
             continue
         if f" {short} " in f" {long} ":
-            return "contains a held-out input, or part of one"
+            return "contains a held-out text, or part of one"
         if fuzz.partial_ratio(short, long) / 100 > max(threshold, _NEARLY_WITHIN):
-            return "nearly contains a held-out input, or part of one"
+            return "nearly contains a held-out text, or part of one"
     return None
+
+
+def held_out_texts(queries: "Sequence[Example]", task: "Task") -> list[str]:
+    """What must not come back, normalised: inputs of queries, and their answers where these are free text.
+
+    Of answers only those long enough to be nobody else's.
+    """
+    texts = [normalised(query.input) for query in queries]
+    if not (task.history_has_answers and task.labels):
+        answers = [normalised(query.output) for query in queries]
+        texts += [
+            each for each in answers if len(each) >= _FEWEST_CHARACTERS and len(each.split()) >= _FEWEST_WORDS
+        ]
+    return texts
+
+
+def refuse_leaks(examples: "Sequence[Example]", queries: "Sequence[Example]", task: "Task") -> None:
+    """EdgePLMError if a synthetic example repeats a held-out query or its answer: training on it is cheating.
+
+    Word for word, after normalisation: near repetitions are the sieve's matter.
+    """
+    held_out = set(held_out_texts(queries, task))
+    free = [] if task.history_has_answers and task.labels else ["output"]
+    for example in examples:
+        for name in ["input", *free]:
+            if normalised(getattr(example, name)) in held_out:
+                raise EdgePLMError(
+                    f"the synthetic example repeats a held-out query ({name})",
+                    where=example.id,
+                    mend="Take it out: a model that was trained on it cannot be measured by that query",
+                )
 
 
 def nearest_duplicate(text: str, seen: Sequence[str], threshold: float) -> str | None:
@@ -115,7 +148,8 @@ class Sieve:
         self._outputs = Lengths.of([each.output for each in history])
         own = [repetitiveness(text) for each in history for text in self._texts(each.input, each.output)]
         self._allowed = max(own, default=0.0) + _MORE_REPETITIVE
-        self._held_out = [normalised(query.input) for query in profile.queries]
+        self._held_out = held_out_texts(profile.queries, task)
+        self._manner = Characters([text for each in history for text in self._texts(each.input, each.output)])
         self._contents = [normalised(each.input if self._has_input else each.output) for each in history]
         self._free_outputs = set() if self._has_label else {normalised(each.output) for each in history}
 
@@ -148,6 +182,9 @@ class Sieve:
         share = max(repetitiveness(text) for text in texts)
         if share > self._allowed:
             return Refusal("repetition", f"{share:.0%} of it repeats itself")
+        for text in texts:
+            if reason := self._manner.foreign(text):
+                return Refusal("language", reason)
         for text in texts:
             if reason := repeats_held_out(normalised(text), self._held_out, self._threshold):
                 return Refusal("held_out", reason)

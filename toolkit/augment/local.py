@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from toolkit.augment.budget import Price
 from toolkit.augment.sampling import NoCopying, Sampler
-from toolkit.augment.teachers import Completion, Message, Style
+from toolkit.augment.teachers import Completion, Message, Schema, Style
 from toolkit.chat import ChatFormat
 from toolkit.errors import TeacherError
 
@@ -24,8 +25,12 @@ class LocalTeacher:
 
     Every conversation has its own random generator, seeded by its own seed: what it draws does not depend
     on its neighbours in the batch. Temperature 0 is greedy decoding. Where a conversation and
-    `max_new_tokens` do not fit the model's context, its oldest turns are left out, with a note.
+    `max_new_tokens` do not fit the model's context, its oldest turns are left out, with a note. A schema is
+    not used: a small model follows the pattern of its shots.
     """
+
+    network = False
+    price = Price()
 
     def __init__(
         self,
@@ -51,12 +56,15 @@ class LocalTeacher:
     def __repr__(self) -> str:
         return f"LocalTeacher({self.name})"
 
-    def complete(self, messages: Sequence[Message], *, seed: int) -> Completion:
+    def complete(self, messages: Sequence[Message], *, seed: int, schema: Schema | None = None) -> Completion:
         """Answer, or continue, one conversation."""
         return next(self.complete_many([messages], [seed]))[1]
 
     def complete_many(
-        self, conversations: Sequence[Sequence[Message]], seeds: Sequence[int]
+        self,
+        conversations: Sequence[Sequence[Message]],
+        seeds: Sequence[int],
+        schema: Schema | None = None,
     ) -> Iterator[tuple[int, Completion]]:
         """Answer batch by batch; conversations of like length share a batch."""
         prompts = [self._fitted(messages) for messages in conversations]

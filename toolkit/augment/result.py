@@ -11,7 +11,30 @@ from toolkit.files import sha256_of, write_atomic
 from toolkit.profiles import Example
 
 EXAMPLES_FILE, REPORT_FILE = "synthetic.jsonl", "report.json"
-_VERSION = 1
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class TeacherAccount:
+    """One teacher's part: requests answered and failed, examples answered and kept, tokens and their cost.
+
+    `gave_up`: why it was not asked any more, if so.
+    """
+
+    name: str
+    requests: int
+    failed: int
+    answered: int
+    kept: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    gave_up: str | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens."""
+        return self.prompt_tokens + self.completion_tokens
 
 
 @dataclass(frozen=True)
@@ -21,8 +44,10 @@ class Augmentation:
     `asked`: examples asked for; `answered`: examples that the answers held, readable or not, of which `kept`
     and `dropped` (by filter) are the parts. `requests`: conversations answered, `reused` of them from the
     answers file of an earlier run. `dropped_examples`: up to three of each filter, with the reason. Tokens
-    are of all answers used. `stopped`: why the teacher failed midway, if it did. `notes`: anything else
-    that a reader should know.
+    are of all answers used; `teacher` are all teachers' names, `teachers` the account of each. `failures`:
+    what went wrong with requests, and how often. `hidden`: how many different things of each kind network
+    teachers saw placeholders of; `audit`: the file with all that was sent to them. `stopped`: why the run
+    ended early, if it did. `notes`: anything else that a reader should know.
     """
 
     kept: tuple[Example, ...]
@@ -35,6 +60,10 @@ class Augmentation:
     teacher: str
     requests: int = 0
     reused: int = 0
+    teachers: tuple[TeacherAccount, ...] = ()
+    failures: Mapping[str, int] = field(default_factory=dict)
+    hidden: Mapping[str, int] = field(default_factory=dict)
+    audit: str | None = None
     stopped: str | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -42,6 +71,11 @@ class Augmentation:
     def survival(self) -> float:
         """The share of answered examples that every filter let through, 0 to 1."""
         return len(self.kept) / self.answered if self.answered else 0.0
+
+    @property
+    def cost(self) -> float:
+        """What all answers used cost, by the recipe's prices."""
+        return sum(teacher.cost for teacher in self.teachers)
 
 
 def write_augmentation(augmentation: Augmentation, folder: Path) -> None:
@@ -68,7 +102,8 @@ def read_augmentation(folder: Path) -> Augmentation:
             raise EdgePLMError("is not as its report says", where=str(folder / EXAMPLES_FILE), mend=mend)
         lines = (folder / EXAMPLES_FILE).read_text(encoding="utf-8").split("\n")
         kept = tuple(Example(**json.loads(line)) for line in lines if line)
-        report |= {"kept": kept, "notes": tuple(report["notes"])}
+        teachers = tuple(TeacherAccount(**each) for each in report["teachers"])
+        report |= {"kept": kept, "notes": tuple(report["notes"]), "teachers": teachers}
         return Augmentation(**report)
     except OSError as error:
         raise EdgePLMError(

@@ -1,198 +1,215 @@
-"""Augmentation: ask a teacher for new examples in a person's manner until enough survive the filters."""
+"""Augmentation: ask teachers for new examples in a person's manner until enough survive the filters."""
 
-import hashlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.augment.answers import AnswerRecord, request_key
-from toolkit.augment.filters import FILTERS, Refusal, Sieve
-from toolkit.augment.labels import label_targets, next_labels
-from toolkit.augment.prompts import Candidate, PromptWriter, Request
+from toolkit.augment.budget import Budget, BudgetSpentError
+from toolkit.augment.filters import refuse_leaks
+from toolkit.augment.plan import Asked, Planner, open_placeholders
+from toolkit.augment.prompts import Request
 from toolkit.augment.result import Augmentation
-from toolkit.augment.teachers import Completion, Message, Style, Teacher
+from toolkit.augment.tally import Account, Tally
+from toolkit.augment.teachers import Completion, Message, Style, Teacher, open_teachers
 from toolkit.errors import TeacherError
-from toolkit.profiles import Example
 from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from toolkit.augment.endpoint import OpenAITeacher
+    from toolkit.models import BaseModel
     from toolkit.profiles import Profile
-    from toolkit.recipe import AugmentRecipe
+    from toolkit.recipe import AugmentRecipe, Recipe
     from toolkit.tasks import Task
 
-_ROUND = 4  # requests that are planned together, so that a teacher can batch them
-_SAMPLES = 3
+_FAILURES = 3  # of one teacher in a row, after which it is not asked any more
 
 
 def augment(
     profile: "Profile",
     task: "Task",
-    teacher: Teacher,
+    teachers: Teacher | Sequence[Teacher],
     recipe: "AugmentRecipe",
     *,
     seed: int,
     answers_path: Path | None = None,
+    audit_path: Path | None = None,
+    budget: Budget | None = None,
     progress: Progress = SILENT,
 ) -> Augmentation:
     """Ask until `recipe.examples` are kept or `recipe.max_requests` requests are spent.
 
-    The teacher sees examples of the history only, never a query. Every answer is in the file `answers_path`
-    before it is used; a later run with the same arguments reads it from there and does not ask again. To a
-    "pattern" teacher one request is `recipe.examples_per_request` conversations of one example each. A
-    teacher that fails after its first answers ends the run, and `stopped` says why; TeacherError is raised
-    if there was no answer at all.
+    Teachers are asked in turn. They see examples of the history only, never a query, and those that are
+    reached over the network see placeholders in the place of personal data. Every answer is in the file
+    `answers_path` before it is used; a later run with the same arguments reads it from there and does not ask
+    again, and `budget` counts it. `audit_path` is named in the result. To a "pattern" teacher one request is
+    `recipe.examples_per_request` conversations of one example each.
+
+    A request that fails is counted; a teacher that fails several times in a row, or for a cause that concerns
+    all requests, is asked no more. When none is left the run ends, and `stopped` says why; TeacherError is
+    raised if there was no answer at all.
     """
-    writer = _Planner(profile, task, recipe, seed)
-    tally = _Tally()
+    staff = list(teachers) if isinstance(teachers, Sequence) else [teachers]
+    hidden = open_placeholders(profile, task, recipe) if any(each.network for each in staff) else None
+    planner = Planner(profile, task, recipe, seed, [(each.style, each.network) for each in staff], hidden)
+    tally = Tally([Account() for _ in staff])
     record = AnswerRecord(answers_path)
     with progress.step("Writing synthetic examples", total=recipe.examples, unit="examples") as advance:
-        while (requests := writer.next_round(teacher.style, len(tally.kept))) and tally.stopped is None:
-            for request, answer in _answers(teacher, requests, recipe, record, tally):
+        while tally.stopped is None:
+            willing = [place for place, account in enumerate(tally.accounts) if account.gave_up is None]
+            if not (asked := planner.next_round(len(tally.kept), willing)):
+                break
+            for each, answer in _answers(staff, asked, recipe, record, budget, tally):
                 before = len(tally.kept)
-                for candidate in writer.read(request, answer):
-                    tally.add(candidate, writer.sieve, recipe.examples)
+                for candidate in planner.read(each, answer):
+                    tally.add(each.teacher, candidate, planner.sieve, recipe.examples)
                 advance(len(tally.kept) - before)
-    return tally.result(teacher.name, writer.exhausted(len(tally.kept)))
+            _stop_if_nobody_is_left(tally)
+    refuse_leaks(tally.kept, profile.queries, task)
+    return tally.result(
+        staff,
+        exhausted=planner.exhausted(len(tally.kept)) if tally.stopped is None else None,
+        hidden=dict(hidden.counts) if hidden else {},
+        audit=str(audit_path) if audit_path and audit_path.exists() else None,
+    )
+
+
+def write_synthetic(
+    profile: "Profile",
+    task: "Task",
+    recipe: "Recipe",
+    base: "BaseModel",
+    *,
+    answers_path: Path,
+    audit_path: Path,
+    progress: Progress = SILENT,
+) -> Augmentation:
+    """Open the teachers of a whole recipe, within its budget, and `augment`."""
+    from toolkit.augment.privacy import AuditFile
+
+    settings = recipe.augment
+    budget = Budget(settings.max_requests, settings.max_tokens, settings.max_cost)
+    teachers = open_teachers(
+        settings,
+        base=base,
+        resolve=recipe.resolve_source,
+        history=profile.history,
+        budget=budget,
+        audit=AuditFile(audit_path),
+        progress=progress,
+    )
+    return augment(
+        profile,
+        task,
+        teachers,
+        settings,
+        seed=recipe.seed,
+        answers_path=answers_path,
+        audit_path=audit_path,
+        budget=budget,
+        progress=progress,
+    )
 
 
 def first_requests(
     profile: "Profile", task: "Task", recipe: "AugmentRecipe", *, style: Style, seed: int
 ) -> list[tuple[Message, ...]]:
-    """The conversations that a run would begin with, for a look at what leaves the machine before it does."""
-    return [request.messages for request in _Planner(profile, task, recipe, seed).next_round(style, 0)]
+    """The conversations that a run with a local teacher would begin with."""
+    planner = Planner(profile, task, recipe, seed, [(style, False)])
+    return [asked.request.messages for asked in planner.next_round(0)]
 
 
-class _Planner:
-    """Decides what is asked next: a function of the seed and of the answers so far."""
+def request_bodies(
+    profile: "Profile",
+    task: "Task",
+    teachers: "Sequence[OpenAITeacher]",
+    recipe: "AugmentRecipe",
+    *,
+    seed: int,
+) -> list[bytes]:
+    """The bodies of the first round's requests to network teachers, byte for byte as they would be sent.
 
-    def __init__(self, profile: "Profile", task: "Task", recipe: "AugmentRecipe", seed: int) -> None:
-        targets = label_targets(profile, task, recipe.examples)
-        self.sieve = Sieve(profile, task, near_duplicate=recipe.near_duplicate, targets=targets)
-        self._writer = PromptWriter(task, profile.history, shots=recipe.shots, seed=seed)
-        self._recipe = recipe
-        self._left = recipe.max_requests
-        self._seeds = _seeds(seed)
-
-    def next_round(self, style: Style, kept: int) -> list[Request]:
-        """The next few requests; none when enough examples are kept or all requests are spent."""
-        missing, each = self._recipe.examples - kept, self._recipe.examples_per_request
-        requests: list[Request] = []
-        wanted = next_labels(self.sieve.missing, _ROUND * each) if missing > 0 else []
-        for number in range(min(_ROUND, self._left, -(-missing // each))):
-            labels = wanted[number * each : (number + 1) * each]
-            requests += self._writer.write(style, labels, self._seeds)
-            self._left -= 1
-        return requests
-
-    def read(self, request: Request, answer: Completion) -> list[Candidate]:
-        """The examples in an answer."""
-        return self._writer.read(request, answer.text, truncated=answer.truncated)
-
-    def exhausted(self, kept: int) -> str | None:
-        """A note, if the requests were spent before there were enough examples."""
-        if self._left or kept >= self._recipe.examples:
-            return None
-        return (
-            f"max_requests ({self._recipe.max_requests}) were spent with {kept} of {self._recipe.examples} "
-            "examples kept"
+    `teachers` are opened for a preview (`open_teachers`), which sends nothing. Later requests show other
+    history examples in the same form; which ones depends on the answers.
+    """
+    hidden = open_placeholders(profile, task, recipe)
+    planner = Planner(profile, task, recipe, seed, [(each.style, True) for each in teachers], hidden)
+    return [
+        teachers[asked.teacher].preview(
+            asked.request.messages, seed=asked.request.seed, schema=asked.request.schema
         )
+        for asked in planner.next_round(0)
+    ]
 
 
 def _answers(
-    teacher: Teacher,
-    requests: Sequence[Request],
+    staff: Sequence[Teacher],
+    asked: Sequence[Asked],
     recipe: "AugmentRecipe",
     record: AnswerRecord,
-    tally: "_Tally",
-) -> list[tuple[Request, Completion]]:
-    """Requests with their answers, in the order asked; those without one, after a failure, left out."""
-    keys = [request_key(teacher.name, each.messages, each.seed, recipe.temperature) for each in requests]
-    known = [record.get(key) is not None for key in keys]
-    to_ask = [index for index, found in enumerate(known) if not found]
-    if to_ask:
-        conversations = [requests[index].messages for index in to_ask]
-        seeds = [requests[index].seed for index in to_ask]
-        try:
-            for place, answer in teacher.complete_many(conversations, seeds):
-                record.add(keys[to_ask[place]], answer)
-        except TeacherError as error:
-            if not (tally.requests or any(record.get(key) for key in keys)):
-                raise
-            tally.stopped = str(error)
+    budget: Budget | None,
+    tally: Tally,
+) -> list[tuple[Asked, Completion]]:
+    """Requests with their answers, in the order asked; those that failed are left out and counted."""
+    keys = [_key(staff[each.teacher], each.request, recipe) for each in asked]
+    known = [record.get(key) for key in keys]
+    for each, found in zip(asked, known, strict=True):
+        if found and budget and staff[each.teacher].network:
+            budget.count(found.prompt_tokens, found.completion_tokens, staff[each.teacher].price)
+    for place, teacher in enumerate(staff):
+        mine = [index for index, each in enumerate(asked) if each.teacher == place and known[index] is None]
+        if mine:
+            _ask(
+                teacher,
+                place,
+                [asked[index].request for index in mine],
+                [keys[i] for i in mine],
+                record,
+                tally,
+            )
     answered = []
-    for request, key, was_known in zip(requests, keys, known, strict=True):
+    for each, key, before in zip(asked, keys, known, strict=True):
         if found := record.get(key):
-            answered.append((request, found))
-            tally.count(request, found, reused=was_known)
+            answered.append((each, found))
+            tally.count(each.teacher, each.request, found, reused=before is not None)
         else:
-            tally.asked += len(request.wanted)
+            tally.asked += len(each.request.wanted)
     return answered
 
 
-@dataclass
-class _Tally:
-    """What has come of the requests so far."""
-
-    kept: list[Example] = field(default_factory=list)
-    asked: int = 0
-    answered: int = 0
-    requests: int = 0
-    reused: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    stopped: str | None = None
-    notes: dict[str, None] = field(default_factory=dict)
-    dropped: Counter[str] = field(default_factory=Counter)
-    samples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-
-    def count(self, request: Request, answer: Completion, *, reused: bool) -> None:
-        """Add one answered request."""
-        self.asked += len(request.wanted)
-        self.requests += 1
-        self.reused += reused
-        self.prompt_tokens += answer.prompt_tokens
-        self.completion_tokens += answer.completion_tokens
-        self.notes.update(dict.fromkeys(answer.notes))
-
-    def add(self, candidate: Candidate, sieve: Sieve, most: int) -> None:
-        """Keep an example or account for its refusal."""
-        self.answered += 1
-        if len(self.kept) >= most:
-            sifted: Candidate | Refusal = Refusal("surplus", "there are enough examples")
-        else:
-            sifted = sieve.sift(candidate)
-        if isinstance(sifted, Candidate):
-            name = f"synthetic-{len(self.kept) + 1:04d}"
-            self.kept.append(Example(name, sifted.input, sifted.output))
-            return
-        self.dropped[sifted.filter] += 1
-        samples = self.samples.setdefault(sifted.filter, [])
-        if len(samples) < _SAMPLES:
-            samples.append({"input": candidate.input, "output": candidate.output, "reason": sifted.reason})
-
-    def result(self, teacher: str, exhausted: str | None) -> Augmentation:
-        """The account, complete."""
-        return Augmentation(
-            kept=tuple(self.kept),
-            asked=self.asked,
-            answered=self.answered,
-            dropped={name: self.dropped[name] for name in FILTERS},
-            dropped_examples={name: self.samples.get(name, []) for name in FILTERS},
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            teacher=teacher,
-            requests=self.requests,
-            reused=self.reused,
-            stopped=self.stopped,
-            notes=(*self.notes, *([exhausted] if exhausted else [])),
-        )
+def _ask(
+    teacher: Teacher,
+    place: int,
+    requests: Sequence[Request],
+    keys: Sequence[str],
+    record: AnswerRecord,
+    tally: Tally,
+) -> None:
+    """Ask one teacher, each answer going into the record as it arrives."""
+    account = tally.accounts[place]
+    try:
+        conversations, seeds = [each.messages for each in requests], [each.seed for each in requests]
+        for index, answer in teacher.complete_many(conversations, seeds, requests[0].schema):
+            if isinstance(answer, TeacherError):
+                tally.fail(place, answer)
+            else:
+                account.in_a_row = 0
+                record.add(keys[index], answer)
+        if account.in_a_row >= _FAILURES:
+            account.gave_up = f"{account.in_a_row} requests in a row failed, the last one so: {account.last}"
+    except BudgetSpentError as error:
+        tally.stopped = str(error)
+    except TeacherError as error:
+        account.gave_up = str(error)
 
 
-def _seeds(seed: int) -> Iterator[int]:
-    """Seeds for requests, below 2^31 because some endpoints take no larger one."""
-    for number in count():
-        digest = hashlib.sha256(f"{seed}:{number}".encode()).digest()
-        yield int.from_bytes(digest[:4], "big") >> 1
+def _stop_if_nobody_is_left(tally: Tally) -> None:
+    reasons = [account.gave_up for account in tally.accounts]
+    if tally.stopped is None and all(reasons):
+        tally.stopped = "; ".join(dict.fromkeys(filter(None, reasons)))
+    if tally.stopped is not None and not tally.answered_requests:
+        raise TeacherError(tally.stopped)
+
+
+def _key(teacher: Teacher, request: Request, recipe: "AugmentRecipe") -> str:
+    return request_key(teacher.name, request.messages, request.seed, recipe.temperature, request.schema)

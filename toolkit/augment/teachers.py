@@ -1,18 +1,21 @@
 """Teachers: the models that write synthetic examples, behind one small interface."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from toolkit.augment.budget import Budget, Price
 from toolkit.errors import TeacherError
 from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from toolkit.augment.privacy import AuditFile
     from toolkit.models import BaseModel
     from toolkit.profiles import Example
-    from toolkit.recipe import AugmentRecipe
+    from toolkit.recipe import AugmentRecipe, TeacherRecipe
 
 Message = dict[str, str]
+Schema = dict[str, Any]  # a JSON schema
 Style = Literal["instruction", "pattern"]
 
 
@@ -29,6 +32,10 @@ class Completion:
     completion_tokens: int
     truncated: bool = False
     notes: tuple[str, ...] = ()
+
+
+class RequestFailedError(TeacherError):
+    """One request that came to nothing; the next may well be answered."""
 
 
 class Teacher(Protocol):
@@ -49,55 +56,105 @@ class Teacher(Protocol):
         """How this teacher is asked."""
         ...
 
-    def complete(self, messages: Sequence[Message], *, seed: int) -> Completion:
-        """Answer one conversation. Raises TeacherError."""
+    @property
+    def network(self) -> bool:
+        """Whether what it is asked leaves this process for an address, be it on this machine."""
+        ...
+
+    @property
+    def price(self) -> Price:
+        """What its tokens cost."""
+        ...
+
+    def complete(self, messages: Sequence[Message], *, seed: int, schema: Schema | None = None) -> Completion:
+        """Answer one conversation, in the form of `schema` if it can. Raises TeacherError."""
         ...
 
     def complete_many(
-        self, conversations: Sequence[Sequence[Message]], seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Completion]]:
-        """Yield (index, answer) as answers arrive, in any order.
+        self,
+        conversations: Sequence[Sequence[Message]],
+        seeds: Sequence[int],
+        schema: Schema | None = None,
+    ) -> Iterator[tuple[int, Completion | TeacherError]]:
+        """Yield (index, answer) as answers arrive, in any order; a request that failed gives its error.
 
-        Raises TeacherError only after every answer that did arrive was yielded.
+        Raises TeacherError, where no further request makes sense, only after every answer that did arrive
+        was yielded.
         """
         ...
 
 
-def open_teacher(
+def open_teachers(
     recipe: "AugmentRecipe",
     *,
     base: "BaseModel | None" = None,
-    source: str | None = None,
+    resolve: Callable[[str], str] = str,
     history: "Sequence[Example]" = (),
+    budget: Budget | None = None,
+    audit: "AuditFile | None" = None,
+    preview: bool = False,
     progress: Progress = SILENT,
-) -> Teacher:
-    """The teacher that a recipe names.
+) -> list[Teacher]:
+    """The teachers that a recipe names, in its order.
 
-    `base` is the model that `local` means; `source` replaces `recipe.teacher` where its path was made
-    absolute. `history` bounds how long a local teacher's answers may become. Raises TeacherError if the
-    recipe forbids uploads and the teacher is an endpoint, or the key is missing; ModelError if a local
-    model cannot be loaded.
+    `base` is the model that `local` means; `resolve` makes a local source absolute. `history` bounds how long
+    a local teacher's answers may become. With `preview`, only network teachers are opened, for a look at what
+    they would be sent: no key is needed and nothing can be sent. Raises TeacherError if the recipe forbids
+    uploads and a teacher is an endpoint, or a key is missing; ModelError if a local model cannot be loaded.
     """
+    opened: list[Teacher] = []
+    for each in recipe.all_teachers:
+        source = resolve(each.teacher)
+        if is_network(source, recipe):
+            opened.append(_open_endpoint(source, each, recipe, budget, audit, preview))
+        elif not preview:
+            opened.append(_open_local(source, base, history, recipe.temperature, progress))
+    return opened
+
+
+def is_network(source: str, recipe: "AugmentRecipe") -> bool:
+    """Whether a teacher is reached over the network; TeacherError if so and the recipe forbids it."""
     from toolkit.recipe import is_endpoint
 
-    named = source or recipe.teacher
-    if is_endpoint(named):
-        if recipe.upload == "never":
-            raise TeacherError(
-                f"the recipe forbids uploads, and {_host(named)} is reached over the network",
-                where="augment.upload",
-                mend="Set augment.teacher to local or local:SOURCE, or augment.upload to allow",
-            )
-        from toolkit.augment.endpoint import OpenAITeacher
-
-        if not recipe.model:
-            raise TeacherError(
-                "no model named for the endpoint", where="augment.model", mend="Name the model to ask there"
-            )
-        return OpenAITeacher(
-            named, recipe.model, api_key_env=recipe.api_key_env, temperature=recipe.temperature
+    if not is_endpoint(source):
+        return False
+    if recipe.upload == "never":
+        raise TeacherError(
+            f"the recipe forbids uploads, and {_host(source)} is reached over the network",
+            where="augment.upload",
+            mend="Set augment.teacher to local or local:SOURCE, or augment.upload to allow",
         )
-    return _open_local(named, base, history, recipe.temperature, progress)
+    return True
+
+
+def _open_endpoint(
+    source: str,
+    which: "TeacherRecipe",
+    recipe: "AugmentRecipe",
+    budget: Budget | None,
+    audit: "AuditFile | None",
+    preview: bool,
+) -> Teacher:
+    from toolkit.augment.endpoint import OpenAITeacher
+
+    if not which.model:
+        raise TeacherError(
+            "no model named for the endpoint", where="augment.model", mend="Name the model to ask there"
+        )
+    return OpenAITeacher(
+        source,
+        which.model,
+        api_key_env=which.api_key_env,
+        temperature=recipe.temperature,
+        timeout=recipe.timeout,
+        retries=recipe.retries,
+        concurrency=recipe.concurrency,
+        answer_tokens=recipe.answer_tokens,
+        price=Price(which.prompt_price, which.completion_price),
+        budget=budget,
+        audit=audit,
+        preview=preview,
+    )
 
 
 def _open_local(
