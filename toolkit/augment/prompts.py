@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from toolkit.augment.diversity import diverse_order
+from toolkit.augment.manner import Manner, manner_of
 from toolkit.augment.reading import Candidate, Fields, read_json_examples, read_pattern
 from toolkit.augment.teachers import Message, Schema, Style
 
@@ -48,7 +50,7 @@ class PromptWriter:
     """Writes requests from a history, and reads their answers.
 
     Shots are dealt like cards, from a deck shuffled by the seed: every example is shown before one is shown
-    again, the oldest as often as the latest.
+    again, the oldest as often as the latest. In an instruction they are as unlike each other as can be.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class PromptWriter:
         self._random = random.Random(f"{seed}:shots")  # noqa: S311 - reproducible, not secret
         self._decks: dict[str | None, list[Example]] = {}
         self._fields = Fields.of(task)
+        self._manner = manner_of(self._history, task)
         self._one_line = not any("\n" in example.input + example.output for example in history)
 
     def write(self, style: Style, wanted: Sequence[str | None], seeds: Iterator[int]) -> list[Request]:
@@ -74,7 +77,9 @@ class PromptWriter:
         if style == "pattern":
             return [self._pattern(label, next(seeds)) for label in wanted]
         shots = self._deal(None, self._shots, style)
-        text = instruction(self._task, shots, wanted, has_placeholders=self._has_placeholders)
+        text = instruction(
+            self._task, shots, wanted, manner=self._manner, has_placeholders=self._has_placeholders
+        )
         message = {"role": "user", "content": text}
         return [Request(style, (message,), next(seeds), tuple(wanted), schema=schema_of(self._task))]
 
@@ -127,7 +132,7 @@ class PromptWriter:
         characters = 0
         for _ in range(min(count, len(self._history))):
             if not deck:
-                deck.extend(self._shuffled(label, hand))
+                deck.extend(self._shuffled(label, hand, style))
             if not deck:
                 break
             characters += len(deck[-1].input) + len(deck[-1].output)
@@ -136,15 +141,18 @@ class PromptWriter:
             hand.append(deck.pop())
         return hand
 
-    def _shuffled(self, label: str | None, hand: Sequence["Example"]) -> list["Example"]:
+    def _shuffled(self, label: str | None, hand: Sequence["Example"], style: Style) -> list["Example"]:
         """All examples of a label, those in `hand` aside: no prompt shows one twice."""
         deck = [
             example
             for example in self._history
             if example not in hand and (label is None or self._task.gold(example.output) == label)
         ]
-        self._random.shuffle(deck)
-        return deck
+        if style == "pattern":
+            # A small model goes on with what its shots have in common, and loses the thread without.
+            self._random.shuffle(deck)
+            return deck
+        return diverse_order(deck, self._shots - 1, self._random)[::-1]  # cards are taken from the end
 
 
 def schema_of(task: "Task") -> Schema:
@@ -174,9 +182,10 @@ def instruction(
     shots: "Sequence[Example]",
     wanted: Sequence[str | None],
     *,
+    manner: Manner | None = None,
     has_placeholders: bool = False,
 ) -> str:
-    """The request to a model that follows instructions."""
+    """The request to a model that follows instructions; `manner` describes how the person writes."""
     keys = ("input", "output") if task.history_needs_input else ("output",)
     shown = "\n".join(
         json.dumps({key: getattr(shot, key) for key in keys}, ensure_ascii=False) for shot in shots
@@ -187,6 +196,7 @@ def instruction(
         "",
         shown,
         "",
+        *([f"All of this person's examples, counted: {manner.sentences()}", ""] if manner else []),
         f"Write {len(wanted)} new example{'s' if len(wanted) != 1 else ''} that could be by the same person: "
         "the same subjects, length, wording, punctuation and quirks, and the same way from input to output. "
         "Every example must be about something new; do not repeat or reword the ones above. The examples are "
