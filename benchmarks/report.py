@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import figures, plots
+from benchmarks import report_augmented as augmented
 from benchmarks import report_measured as measured
 from benchmarks import report_views as views
 from benchmarks.report_data import (
@@ -13,8 +14,10 @@ from benchmarks.report_data import (
     Curve,
     ExportedFile,
     Query,
+    Refused,
     Report,
     TaskFacts,
+    TeacherPart,
     Verification,
 )
 from benchmarks.verdicts import verdicts
@@ -28,8 +31,10 @@ __all__ = [
     "Curve",
     "ExportedFile",
     "Query",
+    "Refused",
     "Report",
     "TaskFacts",
+    "TeacherPart",
     "Verification",
     "render_report",
     "write_report",
@@ -85,7 +90,14 @@ def _context(report: Report) -> dict[str, Any]:
         against = views.size_plot(report.files, report.float_bytes) if report.float_bytes else None
         context["files"] = {"table": views.files_table(report.files), "plot": against}
     if report.augmentation is not None:
-        context["augmentation"] = views.augmentation_plot(report.augmentation)
+        made = report.augmentation
+        context["augmentation"] = {
+            "counts": augmented.counts_plot(made),
+            "distribution": augmented.distribution_plot(made),
+            "teachers": augmented.teachers_table(made),
+            "refused": augmented.refused_table(made),
+            "facts": augmented.facts(made),
+        }
     if any(curve.losses for curve in report.curves):
         context["curves"] = {
             "plot": views.curves_plot(report.curves),

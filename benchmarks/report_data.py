@@ -53,13 +53,46 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class TeacherPart:
+    """What one teacher did: requests answered and failed, examples kept, tokens and their cost."""
+
+    name: str
+    requests: int
+    failed: int
+    kept: int
+    tokens: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A synthetic example that a filter refused, and why."""
+
+    filter: str
+    reason: str
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
 class Augmentation:
-    """How many synthetic examples came through; `dropped` is filter name -> count."""
+    """How many synthetic examples came through; `dropped` is filter name -> count.
+
+    `distribution`: (label or range of lengths, share of the history, share of the synthetic examples).
+    `hidden`: kind of personal data -> how many things of it network teachers saw placeholders of. `audit`:
+    the file with all that was sent. `failures`: what went wrong with requests, and how often.
+    """
 
     asked: int
     answered: int
     dropped: Mapping[str, int]
     kept: int
+    teachers: tuple[TeacherPart, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    distribution: tuple[tuple[str, float, float], ...] = ()
+    hidden: Mapping[str, int] = field(default_factory=dict)
+    audit: str = ""
+    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

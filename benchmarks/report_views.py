@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from benchmarks import figures, plots
-from benchmarks.report_data import Arm, Augmentation, Curve, ExportedFile, Query, Report
+from benchmarks.report_data import Arm, Curve, ExportedFile, Query, Report
 from benchmarks.verdicts import arm_interval, gain, spoken
 
 Cell = str | Markup
@@ -148,15 +148,6 @@ def size_plot(files: Sequence[ExportedFile], float_bytes: int) -> Markup:
         plots.Bar("Artifact", total / 1e6, figures.size(total), "artifact"),
     ]
     return plots.bar_plot("size", "Size on disk", bars, "MB")
-
-
-def augmentation_plot(counts: Augmentation) -> Markup:
-    """From examples asked for to examples kept."""
-    steps = [("Asked for", counts.asked, "plain"), ("Answered", counts.answered, "plain")]
-    steps += [(f"Dropped: {name}", dropped, "history") for name, dropped in counts.dropped.items()]
-    steps.append(("Kept", counts.kept, "kept"))
-    bars = [plots.Bar(label, value, figures.count(value), tone) for label, value, tone in steps]
-    return plots.bar_plot("augmentation", "Synthetic examples", bars, "examples")
 
 
 def curves_plot(curves: Sequence[Curve]) -> Markup:

@@ -10,8 +10,10 @@ from benchmarks.report import (
     Curve,
     ExportedFile,
     Query,
+    Refused,
     Report,
     TaskFacts,
+    TeacherPart,
     Verification,
 )
 from benchmarks.results import BundleFacts, Environment, Result, Setting
@@ -171,7 +173,21 @@ def report(**changes):
         "arms": made,
         "queries": tuple(Query(f"Review number {n}", str(gold)) for n, gold in enumerate(golds)),
         "curves": (Curve("real + synthetic", losses), Curve("real only", losses[::2])),
-        "augmentation": Augmentation(240, 232, {"near duplicate": 21, "label does not fit": 13}, 198),
+        "augmentation": Augmentation(
+            asked=240,
+            answered=232,
+            dropped={"near duplicate": 21, "label does not fit": 13},
+            kept=198,
+            teachers=(
+                TeacherPart("big-model at api.example.org/v1", 52, 1, 130, 81_200, 0.0934),
+                TeacherPart("org/small-lm (0123456789ab)", 9, 0, 68, 9_100, 0.0),
+            ),
+            refused=(Refused("near duplicate", "nearly the same as 'it broke'", "It broke twice.", "1"),),
+            distribution=(("1", 0.5, 0.4), ("5", 0.5, 0.6)),
+            hidden={"person": 12, "email": 1},
+            audit="runs/ines/audit.jsonl",
+            failures={"big-model at api.example.org/v1: fails (status 500)": 1},
+        ),
         "files": (ExportedFile("model.onnx.data", 118_400_000, "int4"), ExportedFile("model.onnx", 412_000)),
         "float_bytes": 540_000_000,
         "verification": verification(),

@@ -6,6 +6,7 @@ import pytest
 from scripted import ScriptedTeacher, rater, recipe, writer
 
 from toolkit.augment import augment
+from toolkit.augment.distribution import distribution
 from toolkit.augment.diversity import _distance, _words, diverse_order
 from toolkit.augment.manner import manner_of
 from toolkit.augment.prompts import PromptWriter, schema_of
@@ -146,3 +147,39 @@ def test_a_task_of_ones_own(tmp_path):
         "low",
         "high",
     ]
+
+
+def test_labels_side_by_side():
+    task = load_task("lamp-3")
+    synthetic = [
+        Example("s1", "A", "5"),
+        Example("s2", "B", "3.0"),
+        Example("s3", "C", "5"),
+        Example("s4", "D", "1"),
+    ]
+    parts = distribution(rater((3, 0, 0, 0, 1)).history, synthetic, task)
+    assert [(part.name, part.history, part.synthetic) for part in parts] == [
+        ("1", 0.75, 0.25),
+        ("3", 0.0, 0.25),
+        ("5", 0.25, 0.5),
+    ]
+
+
+def test_lengths_side_by_side():
+    task = load_task("lamp-7")
+    history = outputs(*("word " * size for size in (1, 2, 3, 4, 5, 6, 7, 8)))
+    parts = distribution(history, outputs("word " * 2, "word " * 90), task)
+    assert [part.name for part in parts] == ["up to 3 words", "4 to 4", "5 to 6", "7 and more"]
+    assert sum(part.history for part in parts) == pytest.approx(1)
+    assert [part.synthetic for part in parts] == [0.5, 0, 0, 0.5]
+    same = distribution(outputs(*["one two"] * 6), outputs("one two three"), task)
+    assert [(part.name, part.history, part.synthetic) for part in same] == [
+        ("up to 2 words", 1.0, 0.0),
+        ("3 and more", 0.0, 1.0),
+    ]
+
+
+def test_nothing_to_compare():
+    task = load_task("lamp-7")
+    assert distribution(outputs("a", "b"), outputs("c"), task) == ()
+    assert distribution(outputs("a"), (), task) == ()

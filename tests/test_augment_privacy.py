@@ -12,7 +12,7 @@ from scripted import ScriptedTeacher, json_lines, recipe
 from teacher_server import KEY, completion, error
 from tiny import tiny_model_folder
 
-from toolkit.augment import AuditFile, augment, open_teachers
+from toolkit.augment import AuditFile, augment, open_teachers, write_augmentation
 from toolkit.cli import cli
 from toolkit.errors import EdgePLMError, TeacherError
 from toolkit.profiles import Example, Profile, write_profile
@@ -232,3 +232,28 @@ def test_a_wrong_kind_to_hide_is_refused_with_what_is_accepted():
         augment(
             profile, REWRITE, ScriptedTeacher(lambda *_: "", network=True), recipe(patterns=("(",)), seed=0
         )
+
+
+def test_finetune_does_not_train_on_a_set_that_leaks(person, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_profile(person, tmp_path / "bo.jsonl")
+    leak = json_lines(("Kindly send word to all of us tomorrow.", "held out / gold answer, ta"))
+    elsewhere = replace(person, queries=())
+    made = augment(elsewhere, REWRITE, ScriptedTeacher(lambda *_: leak), recipe(examples=1), seed=0)
+    assert len(made.kept) == 1
+    (tmp_path / "data").mkdir()
+    write_augmentation(made, tmp_path / "data")
+    base = [
+        "finetune",
+        "--profile",
+        "bo.jsonl",
+        "--task",
+        "rewrite",
+        "--synthetic",
+        "data",
+        "--out",
+        "adapters",
+    ]
+    refused = CliRunner().invoke(cli, [*base, "--synthetic", "data"])
+    assert "synthetic-0001: the synthetic example repeats a held-out query" in str(refused.exception)
+    assert not (tmp_path / "made").exists()

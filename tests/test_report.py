@@ -7,7 +7,18 @@ from made_up import arms, report, result, samples, verification
 
 from benchmarks import figures
 from benchmarks.plots import Bar, Dots, Scale, bar_plot, dot_plot, line_plot, scatter_plot
-from benchmarks.report import Arm, Check, Query, Report, TaskFacts, render_report, write_report
+from benchmarks.report import (
+    Arm,
+    Augmentation,
+    Check,
+    Query,
+    Refused,
+    Report,
+    TaskFacts,
+    TeacherPart,
+    render_report,
+    write_report,
+)
 from benchmarks.verdicts import arm_interval, verdicts
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -109,7 +120,16 @@ def test_hostile_text_stays_text_everywhere():
         arms=hostile,
         queries=tuple(Query(HOSTILE, HOSTILE) for _ in golds),
         curves=tuple(replace(curve, label=HOSTILE) for curve in full.curves),
-        augmentation=replace(full.augmentation, dropped={HOSTILE: 3}),
+        augmentation=replace(
+            full.augmentation,
+            dropped={HOSTILE: 3},
+            teachers=(TeacherPart(HOSTILE, 1, 1, 1, 1, 0.1), TeacherPart(HOSTILE, 1, 1, 1, 1, 0.1)),
+            refused=(Refused(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
+            distribution=((HOSTILE, 0.5, 0.5),),
+            hidden={HOSTILE: 1},
+            audit=HOSTILE,
+            failures={HOSTILE: 2},
+        ),
         files=tuple(replace(file, name=HOSTILE, precision=HOSTILE) for file in full.files),
         verification=verification(checks=(Check(HOSTILE, 0.1, 0.9),)),
         environment={HOSTILE: HOSTILE},
@@ -121,6 +141,27 @@ def test_hostile_text_stays_text_everywhere():
     assert shown.text.count(HOSTILE) > 40
     assert not any(HOSTILE in str(value) and name != "data-label" and name != "aria-label"
                    for _, named in shown.tags for name, value in named.items())  # fmt: skip
+
+
+def test_the_augmentation_is_told_with_teachers_refusals_and_what_left_the_machine():
+    text = page().text
+    for said in (
+        "big-model at api.example.org/v1",
+        figures.count(81_200),
+        figures.count(90_300),
+        "0.0934",
+        "nearly the same as 'it broke'",
+        "12 of the kind person",
+        "runs/ines/audit.jsonl",
+        "fails (status 500)",
+        "1: history",
+        "1: synthetic",
+        figures.percent(0.4),
+    ):
+        assert said in text, said
+    plain = page(augmentation=Augmentation(4, 4, {}, 4)).text
+    assert "Teachers" not in plain
+    assert "What was dropped" not in plain
 
 
 def test_parts_without_data_are_left_out():

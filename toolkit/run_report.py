@@ -11,12 +11,15 @@ from benchmarks.report import (
     Curve,
     ExportedFile,
     Query,
+    Refused,
     Report,
     TaskFacts,
+    TeacherPart,
     Verification,
 )
 from exporters.bundle import Manifest, Provenance, read_manifest
 from toolkit import __version__
+from toolkit.augment.distribution import distribution
 from toolkit.finetune import REAL
 from toolkit.models import BaseModel
 from toolkit.quality import ARTIFACT, BASE, HISTORY, Answers
@@ -93,7 +96,28 @@ def _arm(arm: Answers, manifest: Manifest | None) -> Arm:
 
 def _augmentation(result: "RunResult") -> Augmentation | None:
     made = result.augmentation
-    return Augmentation(made.asked, made.answered, dict(made.dropped), len(made.kept)) if made else None
+    if made is None:
+        return None
+    compared = distribution(result.profile.history, made.kept, result.task)
+    return Augmentation(
+        asked=made.asked,
+        answered=made.answered,
+        dropped=dict(made.dropped),
+        kept=len(made.kept),
+        teachers=tuple(
+            TeacherPart(each.name, each.requests, each.failed, each.kept, each.tokens, each.cost)
+            for each in made.teachers
+        ),
+        refused=tuple(
+            Refused(name, each["reason"], each["input"], each["output"])
+            for name, examples in made.dropped_examples.items()
+            for each in examples
+        ),
+        distribution=tuple((part.name, part.history, part.synthetic) for part in compared),
+        hidden=dict(made.hidden),
+        audit=made.audit or "",
+        failures=dict(made.failures),
+    )
 
 
 def _verification(result: "RunResult") -> Verification | None:

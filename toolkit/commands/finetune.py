@@ -34,6 +34,7 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     """
     from exporters.task_adapter import with_task_adapter
     from toolkit.augment import read_augmentation
+    from toolkit.augment.filters import refuse_leaks
     from toolkit.files import refuse_to_overwrite
     from toolkit.finetune import adapter_folder, finetune
     from toolkit.models import cache_folder, resolve_model
@@ -46,6 +47,7 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     task = load_task(recipe.task_source)
     profile = read_profile(recipe.profile_path, task, recipe.user)
     made = read_augmentation(synthetic).kept if synthetic else ()
+    refuse_leaks(made, profile.queries, task)  # it may have been made for another profile, or by hand
     base = resolve_model(recipe.model_source, progress)
     base = with_task_adapter(base, recipe.task_adapter_path, cache_folder(), progress)
     report = finetune(

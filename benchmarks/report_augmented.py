@@ -1,0 +1,85 @@
+"""The tables and plots of a report on augmentation."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from benchmarks import figures, plots
+from benchmarks.report_data import Augmentation
+from benchmarks.report_views import Table
+
+
+def counts_plot(made: Augmentation) -> Markup:
+    """From examples asked for to examples kept."""
+    steps = [("Asked for", made.asked, "plain"), ("Answered", made.answered, "plain")]
+    steps += [(f"Dropped: {name}", dropped, "history") for name, dropped in made.dropped.items()]
+    steps.append(("Kept", made.kept, "kept"))
+    bars = [plots.Bar(label, value, figures.count(value), tone) for label, value, tone in steps]
+    return plots.bar_plot("augmentation", "Synthetic examples", bars, "examples")
+
+
+def distribution_plot(made: Augmentation) -> Markup | None:
+    """The history's and the synthetic examples' shares, one under the other."""
+    bars = []
+    for name, history, synthetic in made.distribution:
+        bars.append(plots.Bar(f"{name}: history", 100 * history, figures.percent(history)))
+        bars.append(plots.Bar(f"{name}: synthetic", 100 * synthetic, figures.percent(synthetic), "kept"))
+    if not bars:
+        return None
+    return plots.bar_plot("distribution", "History and synthetic examples", bars, "% of examples")
+
+
+def teachers_table(made: Augmentation) -> Table | None:
+    """What each teacher did and cost; the totals of several."""
+    rows = tuple(
+        (
+            each.name,
+            *map(figures.count, (each.requests, each.failed, each.kept, each.tokens)),
+            _cost(each.cost),
+        )
+        for each in made.teachers
+    )
+    if not rows:
+        return None
+    sums = [
+        sum(getattr(each, name) for each in made.teachers)
+        for name in ("requests", "failed", "kept", "tokens")
+    ]
+    total = ("Total", *map(figures.count, sums), _cost(sum(each.cost for each in made.teachers)))
+    return Table(
+        "Teachers",
+        ("Teacher", "Requests", "Failed", "Kept", "Tokens", "Cost"),
+        rows,
+        frozenset(range(1, 6)),
+        total if len(rows) > 1 else (),
+    )
+
+
+def refused_table(made: Augmentation) -> Table | None:
+    """Examples of what was dropped, with the filter and its reason."""
+    if not made.refused:
+        return None
+    rows = tuple((each.filter, each.reason, _shown(each.input), _shown(each.output)) for each in made.refused)
+    return Table("Examples of what was dropped", ("Filter", "Reason", "Input", "Output"), rows)
+
+
+def facts(made: Augmentation) -> Sequence[tuple[str, str]]:
+    """What left the machine, and what went wrong."""
+    pairs = []
+    if made.hidden:
+        hidden = ", ".join(f"{count} of the kind {kind}" for kind, count in made.hidden.items())
+        pairs.append(("Replaced by placeholders", hidden))
+    if made.audit:
+        pairs.append(("All that was sent", made.audit))
+    pairs += [
+        ("Failed" if times == 1 else f"Failed {times} times", what) for what, times in made.failures.items()
+    ]
+    return pairs
+
+
+def _cost(cost: float) -> str:
+    return figures.significant(cost) if cost else "–"
+
+
+def _shown(text: str, most: int = 200) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
