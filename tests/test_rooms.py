@@ -30,7 +30,9 @@ BUNDLE_READER = ("exporters.bundle", "toolkit", "toolkit.errors", "toolkit.files
 DEVICE_LIBRARIES = {"runtimes.agent": {"numpy"}, "runtimes.engine": {"numpy"},
                     "runtimes.executorch": {"numpy", "executorch", "torch"},
                     "runtimes.genai": {"numpy", "onnxruntime_genai"}}  # fmt: skip
-SEES_ALL = ("toolkit.pipeline", "toolkit.bundling", "toolkit.run_report", "toolkit.commands")
+SEES_ALL = (
+    "toolkit.pipeline", "toolkit.bundling", "toolkit.fleet.bundles", "toolkit.run_report", "toolkit.commands",
+)  # fmt: skip
 # Programs at the very end: they may see everything, and nobody sees them.
 STUDIES = "benchmarks.studies"
 

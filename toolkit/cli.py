@@ -12,8 +12,8 @@ from toolkit import __version__
 from toolkit.errors import EdgePLMError
 
 VERBS = (
-    "demo", "personalize", "init", "run", "augment", "finetune", "export", "adapters", "verify", "eval",
-    "bench", "chat", "inspect", "doctor",
+    "demo", "personalize", "init", "run", "augment", "finetune", "fleet", "export", "adapters", "verify",
+    "eval", "bench", "chat", "inspect", "doctor",
 )  # fmt: skip
 
 

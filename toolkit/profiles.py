@@ -9,11 +9,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import ProfileError
 from toolkit.files import write_atomic
 from toolkit.tasks import Task
+
+if TYPE_CHECKING:
+    from toolkit.profile_formats import Record
 
 _SHOWN_USERS = 8
 
@@ -54,6 +57,15 @@ def read_profiles(path: Path, task: Task, *, skip_empty: bool = False) -> list[P
     labels outside the task's, ids given twice.
     """
     return _read(path, task, wanted=None, skip_empty=skip_empty)
+
+
+def read_each_profile(path: Path, task: Task) -> tuple[list[Profile], dict[str, ProfileError]]:
+    """Every user's profile that can be used, and the first error of each user whose cannot.
+
+    Raises ProfileError where it is not a matter of one user: a file that cannot be read or parsed.
+    """
+    faults: dict[str, ProfileError] = {}
+    return _read(path, task, wanted=None, faults=faults), faults
 
 
 def read_profile(path: Path, task: Task, user: str | None = None) -> Profile:
@@ -108,43 +120,67 @@ class _Draft:
         (self.history if split == "history" else self.queries).append(example)
 
 
-def _read(path: Path, task: Task, wanted: str | None, skip_empty: bool = False) -> list[Profile]:
+def _read(
+    path: Path,
+    task: Task,
+    wanted: str | None,
+    skip_empty: bool = False,
+    faults: dict[str, ProfileError] | None = None,
+) -> list[Profile]:
+    """The profiles of all users or of the `wanted` one; users' errors go into `faults` if that is given."""
     from toolkit import profile_rows as rows
     from toolkit.profile_formats import read_records
 
     drafts: dict[str, _Draft] = {}
     for user, record in rows.with_users(read_records(path), path):
-        if wanted is not None and user != wanted:
+        if (wanted is not None and user != wanted) or (faults and user in faults):
             continue
-        rows.check_task(record, task)
-        known = user in drafts
-        draft = drafts.setdefault(user, _Draft(record.where))
-        if not rows.is_user_row(record):
-            split, example = rows.read_example_row(record, task)
-            draft.add(split, example, record.where)
+        try:
+            _take(record, user, drafts, task)
+        except ProfileError as error:
+            if faults is None:
+                raise
+            faults[user] = error
+            drafts.pop(user, None)
+    for user, draft in drafts.items():
+        if draft.history or skip_empty:
             continue
-        if known and not record.is_question:
-            raise ProfileError(
-                f"user {user!r} is given twice, the first time in {draft.place}",
-                where=record.where,
-                mend="Put all of a user's history and queries into one row",
-            )
-        for split, example, where in rows.read_user_row(record, task, user):
-            # As in LaMP's per-user training: a later question's history may hold an earlier question.
-            if not (known and split == "history"):
-                draft.add(split, example, where)
-    empty = next((user for user, draft in drafts.items() if not draft.history), None)
-    if empty is not None and not skip_empty:
-        raise ProfileError(
-            f"user {empty!r} has no history",
-            where=drafts[empty].place,
+        lacking = ProfileError(
+            f"user {user!r} has no history",
+            where=draft.place,
             mend="Give the user at least one example, or leave the user out",
         )
+        if faults is None:
+            raise lacking
+        faults[user] = lacking
     return [
         Profile(user, task.name, tuple(rows.oldest_first(draft.history)), tuple(draft.queries))
         for user, draft in drafts.items()
         if draft.history
     ]
+
+
+def _take(record: "Record", user: str, drafts: dict[str, _Draft], task: Task) -> None:
+    """Put a record's examples into its user's draft."""
+    from toolkit import profile_rows as rows
+
+    rows.check_task(record, task)
+    known = user in drafts
+    draft = drafts.setdefault(user, _Draft(record.where))
+    if not rows.is_user_row(record):
+        split, example = rows.read_example_row(record, task)
+        draft.add(split, example, record.where)
+        return
+    if known and not record.is_question:
+        raise ProfileError(
+            f"user {user!r} is given twice, the first time in {draft.place}",
+            where=record.where,
+            mend="Put all of a user's history and queries into one row",
+        )
+    for split, example, where in rows.read_user_row(record, task, user):
+        # As in LaMP's per-user training: a later question's history may hold an earlier question.
+        if not (known and split == "history"):
+            draft.add(split, example, where)
 
 
 def _first_users(path: Path, count: int) -> list[str]:

@@ -54,12 +54,25 @@ class TerminalProgress:
             columns += [MofNCompleteColumn(), TextColumn(unit)]
         columns += [TimeElapsedColumn()]
         if total is not None:
-            columns += [TextColumn("left"), TimeRemainingColumn()]
+            columns += [TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}")]
         started = time.monotonic()
         with Bars(*columns, console=self._console, transient=True) as bars:
-            task = bars.add_task(label, total=total)
-            yield lambda amount: bars.advance(task, amount)
+            task = bars.add_task(label, total=total, rate="")
+
+            def advance(amount: float) -> None:
+                done = bars.tasks[0].completed + amount
+                bars.update(task, advance=amount, rate=rate_text(done, time.monotonic() - started, unit))
+
+            yield advance
         self._console.print(f"  [green]done[/] {label} [dim]{time.monotonic() - started:.1f} s[/]")
+
+
+def rate_text(done: float, seconds: float, unit: str) -> str:
+    """Throughput since the beginning: `12.3 steps/s`, or `412 people/h` where a second is too short."""
+    if seconds <= 0 or not unit:
+        return ""
+    rate = done / seconds
+    return f"{rate:,.1f} {unit}/s" if rate >= 1 else f"{3600 * rate:,.0f} {unit}/h"
 
 
 def terminal_progress(quiet: bool = False) -> Progress:

@@ -1,0 +1,1 @@
+"""Adapters for many people: planned into batches, trained by Ray's workers, kept where fsspec reaches."""

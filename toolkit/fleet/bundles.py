@@ -1,0 +1,151 @@
+"""What a fleet's adapters become: one bundle that they are attached to, or a merged bundle for each."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.bundling import base_weights, calibration, make_bundle
+from toolkit.errors import EdgePLMError
+from toolkit.fleet.plan import Failure, Person
+from toolkit.fleet.store import Store
+from toolkit.models import BaseModel, cache_folder, resolve_model
+from toolkit.progress import SILENT, Progress
+from toolkit.recipe import Recipe, replace_fields
+from toolkit.tasks import Task
+
+FORMS = ("none", "attached", "merged")
+WEIGHTS = "weights.safetensors"
+_CALIBRATED_ON = 64  # people whose histories calibrate the base that all share
+
+
+def open_base(source: str, task_adapter: Path | None, progress: Progress = SILENT) -> BaseModel:
+    """The base that people are trained on: the model, with the recipe's task adapter in it."""
+    from exporters.task_adapter import with_task_adapter
+
+    return with_task_adapter(resolve_model(source, progress), task_adapter, cache_folder(), progress)
+
+
+def shared_windows(recipe: Recipe, base: BaseModel, task: Task, people: Sequence[Person]) -> Any:
+    """What the base that all share is calibrated on; the first people stand for everybody."""
+    profiles = [person.profile for person in sorted(people, key=lambda each: each.key)[:_CALIBRATED_ON]]
+    return calibration(recipe.export, base, task, profiles)
+
+
+def write_shared_weights(
+    recipe: Recipe, base: BaseModel, task: Task, people: Sequence[Person], store: Store, progress: Progress
+) -> str:
+    """Keep the base as the export quantises it in the output, for workers to train on; returns its name."""
+    from exporters.quantise.store import write_weights
+
+    windows = shared_windows(recipe, base, task, people)
+    with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
+        path = Path(here) / WEIGHTS
+        write_weights(path, base_weights(base, recipe.export, windows, progress))
+        store.put_file(WEIGHTS, path)
+    return WEIGHTS
+
+
+def prepare_from(store: Store, name: str) -> Callable[[Any], None]:
+    """What changes a base to the values of those weights, in place."""
+
+    def prepare(model: Any) -> None:
+        from exporters.quantise.calibrate import apply_weights
+        from exporters.quantise.store import read_weights
+
+        with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
+            apply_weights(model, read_weights(store.get_file(name, Path(here))))
+
+    return prepare
+
+
+def bundle_people(
+    form: str,
+    recipe: Recipe,
+    base: BaseModel,
+    task: Task,
+    people: Sequence[Person],
+    store: Store,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[Path, list[Failure]]:
+    """Export the adapters of `people`, who must all be done: `attached` into the one bundle `out`, or
+    `merged` into a bundle each below it. Returns the path, and those whose adapter could not be exported.
+    """
+    recipe = replace_fields(recipe, {"export.form": form})
+    export = _attached if form == "attached" else _merged
+    with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
+        return out, export(recipe, base, task, people, store, out, Path(here), force, progress)
+
+
+def _attached(
+    recipe: Recipe,
+    base: BaseModel,
+    task: Task,
+    people: Sequence[Person],
+    store: Store,
+    out: Path,
+    here: Path,
+    force: bool,
+    progress: Progress,
+) -> list[Failure]:
+    """The first person's bundle, and everybody else put into it."""
+    from exporters.adapters import add_adapter
+
+    failures: list[Failure] = []
+    started = False
+    with progress.step("Attaching adapters", total=len(people), unit="people") as advance:
+        for person in people:
+            try:
+                adapter = _adapter(store, person, here)
+                if started:
+                    add_adapter(out, person.key, adapter)
+                else:
+                    windows = shared_windows(recipe, base, task, people)
+                    make_bundle(
+                        base, adapter, recipe.export, out, name=person.key, windows=windows, task=task,
+                        force=force,
+                    )  # fmt: skip
+                    started = True
+            except EdgePLMError as error:
+                if not started and "already exists" in str(error):
+                    raise
+                failures.append(Failure(person.profile.user_id, str(error)))
+            advance(1)
+    return failures
+
+
+def _merged(
+    recipe: Recipe,
+    base: BaseModel,
+    task: Task,
+    people: Sequence[Person],
+    store: Store,
+    out: Path,
+    here: Path,
+    force: bool,
+    progress: Progress,
+) -> list[Failure]:
+    """A bundle each, calibrated on that person's history; one that is there already is kept."""
+    failures: list[Failure] = []
+    with progress.step("Exporting merged bundles", total=len(people), unit="people") as advance:
+        for person in people:
+            try:
+                if force or not (out / person.key).exists():
+                    windows = calibration(recipe.export, base, task, [person.profile])
+                    make_bundle(
+                        base, _adapter(store, person, here), recipe.export, out / person.key,
+                        name=person.key, windows=windows, task=task, force=force,
+                    )  # fmt: skip
+            except EdgePLMError as error:
+                failures.append(Failure(person.profile.user_id, str(error)))
+            advance(1)
+    return failures
+
+
+def _adapter(store: Store, person: Person, here: Path) -> Path:
+    """The chosen adapter's folder, on this machine."""
+    chosen = store.mark(person.key, person.digest).get("adapter", "real")
+    return store.fetch(person.key, here) / str(chosen)
