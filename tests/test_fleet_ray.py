@@ -244,7 +244,7 @@ def test_adapters_end_in_one_bundle_or_in_one_each(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, epochs=6, learning_rate=1e-2)
     users = write_people(tmp_path / "people.jsonl", 3)
     out = str(tmp_path / "out")
-    more = ("--set", "export.calibration=none", "--set", "export.context_length=128")
+    more = ("--set", "export.calibration=none", "--set", "export.context_length=256")
     status, result, err = finish(start(fleet_command(recipe, users, out, "--bundle", "attached", *more)))
     assert status == 0, err
     bundle = Path(result["bundle"])
@@ -265,6 +265,21 @@ def test_adapters_end_in_one_bundle_or_in_one_each(tmp_path: Path) -> None:
     )
     assert (status, result["trained"], result["reused"]) == (0, 0, 3), err
     assert all(open_bundle(Path(merged) / name) for name in ("user 0", "user 1", "user 2"))
+
+
+@pytest.mark.slow
+def test_the_quantised_base_that_people_were_trained_on_is_the_one_that_is_shipped(tmp_path: Path) -> None:
+    from exporters.quantise.store import read_weights
+
+    recipe = write_recipe(tmp_path, epochs=6, learning_rate=1e-2, quantization_aware=True)
+    users = write_people(tmp_path / "people.jsonl", 3)
+    out = tmp_path / "out"
+    more = ("--set", "export.calibration=neutral", "--set", "export.windows=2")
+    status, result, err = finish(start(fleet_command(recipe, users, str(out), "--bundle", "attached", *more)))
+    assert status == 0, err
+    codes = read_weights(out / "weights.safetensors")["model.layers.0.mlp.up_proj"].codes
+    packed = (codes[:, ::2] | codes[:, 1::2] << 4).numpy().tobytes()
+    assert packed in (Path(result["bundle"]) / "model.onnx.data").read_bytes()
 
 
 @pytest.mark.slow

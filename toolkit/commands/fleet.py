@@ -79,7 +79,7 @@ def _show(result: "FleetResult") -> None:
     if result.lost_workers:
         rows.append(("lost workers", f"{result.lost_workers}, replaced"))
     if result.not_better:
-        rows.append(("not better", f"than the base: {result.not_better} adapters, which go into no bundle"))
+        rows.append(("not better", f"than the base: {result.not_better} adapters (finetune.guard)"))
     print_table(rows)
     if result.failures:
         click.echo(f"{len(result.failures)} failed:", err=True)

@@ -29,13 +29,13 @@ def open_base(source: str, task_adapter: Path | None, progress: Progress = SILEN
 def shared_windows(recipe: Recipe, base: BaseModel, task: Task, people: Sequence[Person]) -> Any:
     """What the base that all share is calibrated on; the first people stand for everybody."""
     profiles = [person.profile for person in sorted(people, key=lambda each: each.key)[:_CALIBRATED_ON]]
-    return calibration(recipe.export, base, task, profiles)
+    return calibration(recipe.export, base, task, profiles, recipe.finetune.history_in_prompt)
 
 
 def write_shared_weights(
     recipe: Recipe, base: BaseModel, task: Task, people: Sequence[Person], store: Store, progress: Progress
-) -> str:
-    """Keep the base as the export quantises it in the output, for workers to train on; returns its name."""
+) -> None:
+    """Keep the base as the export quantises it in the output, for workers to train on."""
     from exporters.quantise.store import write_weights
 
     windows = shared_windows(recipe, base, task, people)
@@ -43,20 +43,26 @@ def write_shared_weights(
         path = Path(here) / WEIGHTS
         write_weights(path, base_weights(base, recipe.export, windows, progress))
         store.put_file(WEIGHTS, path)
-    return WEIGHTS
 
 
-def prepare_from(store: Store, name: str) -> Callable[[Any], None]:
+def prepare_from(store: Store) -> Callable[[Any], None]:
     """What changes a base to the values of those weights, in place."""
 
     def prepare(model: Any) -> None:
         from exporters.quantise.calibrate import apply_weights
-        from exporters.quantise.store import read_weights
 
         with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
-            apply_weights(model, read_weights(store.get_file(name, Path(here))))
+            if weights := _trained_on(store, Path(here)):
+                apply_weights(model, weights)
 
     return prepare
+
+
+def _trained_on(store: Store, here: Path) -> Any:
+    """The quantised base that everybody was trained on, and that is shipped; None where it was float."""
+    from exporters.quantise.store import read_weights
+
+    return read_weights(store.get_file(WEIGHTS, here)) if store.has(WEIGHTS) else None
 
 
 def bundle_people(
@@ -103,10 +109,10 @@ def _attached(
                 if started:
                     add_adapter(out, person.key, adapter)
                 else:
-                    windows = shared_windows(recipe, base, task, people)
                     make_bundle(
-                        base, adapter, recipe.export, out, name=person.key, windows=windows, task=task,
-                        force=force,
+                        base, adapter, recipe.export, out, name=person.key,
+                        windows=shared_windows(recipe, base, task, people),
+                        weights=_trained_on(store, here), task=task, force=force,
                     )  # fmt: skip
                     started = True
             except EdgePLMError as error:
@@ -134,7 +140,8 @@ def _merged(
         for person in people:
             try:
                 if force or not (out / person.key).exists():
-                    windows = calibration(recipe.export, base, task, [person.profile])
+                    asked = recipe.finetune.history_in_prompt
+                    windows = calibration(recipe.export, base, task, [person.profile], asked)
                     make_bundle(
                         base, _adapter(store, person, here), recipe.export, out / person.key,
                         name=person.key, windows=windows, task=task, force=force,

@@ -21,8 +21,8 @@ class FleetResult:
     """A fleet's outcome; times in seconds, sizes in bytes.
 
     `trained` in this run, `reused` from an earlier one, `not_better` of those trained whose adapter is not
-    better than the base on the held-out slice: it is
-    kept, and goes into no bundle. `lost_workers` died on the way and were replaced.
+    better than the base on the held-out slice: it is kept, and with `finetune.guard` goes into no bundle.
+    `lost_workers` died on the way and were replaced.
     `users_per_hour` counts those trained, from the first worker's start to the last person's end.
     """
 

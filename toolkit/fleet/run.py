@@ -162,17 +162,15 @@ def _job(
     slots: int,
     progress: Progress,
 ) -> Job:
-    weights = None
     if recipe.finetune.quantization_aware:
         from toolkit.fleet.bundles import WEIGHTS, write_shared_weights
 
-        weights = WEIGHTS
         if not store.has(WEIGHTS):
             write_shared_weights(recipe, base, task, read.people, store, progress)
     # A path is the same folder for every worker, whatever folder it runs in.
     out = store.url if "://" in store.url else str(Path(store.url).absolute())
     return Job(
-        recipe.model_source, base.sha256, task, recipe.finetune, recipe.seed, out, slots, weights,
+        recipe.model_source, base.sha256, task, recipe.finetune, recipe.seed, out, slots,
         recipe.task_adapter_path,
     )  # fmt: skip
 
@@ -195,7 +193,9 @@ def _bundle(
         person
         for person in read.people
         if (person.key, person.digest) in done
-        and store.mark(person.key, person.digest).get("better_than_base") is not False
+        and not (
+            recipe.finetune.guard and store.mark(person.key, person.digest).get("better_than_base") is False
+        )
     ]
     if not people:
         raise EdgePLMError(

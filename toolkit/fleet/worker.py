@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from toolkit.errors import ModelError
 from toolkit.finetune import adapter_folder
@@ -28,7 +27,6 @@ class Job:
     seed: int
     out: str
     slots: int
-    weights: str | None = None  # file name in the output: the base as the export quantises it
     task_adapter: Path | None = None
 
 
@@ -44,8 +42,9 @@ class Worker:
                 where=job.model,
                 mend="Name a revision, or put the same folder on every machine",
             )
+        prepare = prepare_from(self._store) if job.finetune.quantization_aware else None
         self._trainer = PeopleTrainer(
-            base, job.task, job.finetune, prepare=self._prepare(job), seed=job.seed, slots=job.slots
+            base, job.task, job.finetune, prepare=prepare, seed=job.seed, slots=job.slots
         )
 
     def run(self, batch: Sequence[Person]) -> Iterator[Done]:
@@ -75,8 +74,3 @@ class Worker:
         }
         self._store.put(person.key, person.digest, outcome.folder, mark)
         return Done(person.key, outcome.user_id, None, report.better_than_base, size)
-
-    def _prepare(self, job: Job) -> Any:
-        if job.weights is None:
-            return None
-        return prepare_from(self._store, job.weights)
