@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,20 @@ def test_the_float_program_answers_as_torch(plain: Exported) -> None:
         assert (answers(run, tokens, prompt) - logits(plain.model, tokens, prompt)).abs().max() < 1e-3
     longest = random_tokens(CONTEXT - 1)
     assert (answers(run, longest, CONTEXT - 1) - logits(plain.model, longest, CONTEXT - 1)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("grid", [XNNPACK_INT4, XNNPACK_INT8])
+def test_scales_that_are_part_of_a_larger_tensor_arrive(tmp_path: Path, grid: Grid) -> None:
+    register_operators()
+    model, tokens = load_model(tiny_base(tmp_path)).eval(), random_tokens(12)
+    parts = {}
+    for name, weight in rounded(model, grid).items():
+        larger = torch.cat((torch.full_like(weight.scales, 9.0), weight.scales))
+        parts[name] = replace(weight, scales=larger[len(weight.scales) :])
+    with torch.no_grad():
+        expected = answers(Decoder(model, parts, CONTEXT, gemma=False).eval(), tokens, 10)
+    build_executorch(model, parts, tmp_path, context_length=CONTEXT, bos=1, stop=[2, 0])
+    assert (answers(load(tmp_path / PROGRAM), tokens, 10) - expected).abs().max() < 1e-2
 
 
 def test_the_model_is_left_as_it_was(plain: Exported) -> None:

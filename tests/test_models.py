@@ -125,7 +125,7 @@ def test_cache_folder_honours_the_environment(tmp_path, monkeypatch):
 def test_a_folder(folder):
     base = resolve_model(str(folder))
     assert base.folder == folder and base.source == str(folder)
-    assert describe(base).keys() == {"source", "sha256", "licence"}
+    assert describe(base).keys() == {"source", "sha256", "licence", "task_adapter"}
     model = load_model(base)
     assert not model.training
     assert {str(parameter.dtype) for parameter in model.parameters()} == {"torch.float32"}

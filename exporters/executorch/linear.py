@@ -30,7 +30,8 @@ class IntegerLinear(nn.Module):
         self.block = (1, weight.grid.block or wide)
         self.bounds = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
         self.register_buffer("codes", signed_codes(weight))
-        self.register_buffer("scales", weight.scales.float().contiguous())
+        # A copy: of a view into a larger tensor XNNPACK's serialiser would take the tensor's first scales.
+        self.register_buffer("scales", weight.scales.float().clone(memory_format=torch.contiguous_format))
         self.register_buffer("zeros", torch.zeros_like(weight.zeros, dtype=torch.int8))
         self.register_buffer("bias", None if bias is None else bias.detach().float())
 

@@ -258,7 +258,7 @@ def _quantise_group(
     parts = [part.split(rows) for part in (weight.codes, weight.scales, weight.zeros)]
     found = {}
     for index, (name, linear) in enumerate(group.items()):
-        found[name] = QuantisedWeight(grid, *(part[index].contiguous() for part in parts))
+        found[name] = QuantisedWeight(grid, *(part[index].clone() for part in parts))
         linear.weight.data = found[name].dequantise()
         walk.keep(linear, inputs)
     return found
