@@ -121,7 +121,7 @@ def finetune(
                 )
             except TrainingError as error:
                 raise _rescued(error, adapter, base, recipe, adapter_folder(rescue, name)) from error
-            _save(adapter, adapter_folder(staging, name), base, recipe)
+            save_for(adapter, adapter_folder(staging, name), base, recipe)
             adapters.append(
                 TrainedAdapter(
                     name,
@@ -133,15 +133,15 @@ def finetune(
                     outcome.packed,
                 )
             )
-        chosen, reason = _choose(adapters, recipe.choose)
+        chosen, reason = choose_adapter(adapters, recipe.choose)
         report = Finetuning(
             adapters,
             chosen,
             reason,
             base_loss,
             [example.id for example in held_out],
-            _ids(real, validation, both, "cut"),
-            _ids(real, validation, both, "dropped"),
+            example_ids(real, validation, both, "cut"),
+            example_ids(real, validation, both, "dropped"),
             same_answer=len(profile.history) > 1 and len({each.output for each in profile.history}) == 1,
             guard=recipe.guard,
         )
@@ -168,7 +168,8 @@ def split_history(history: Sequence[Example], share: float, seed: int) -> tuple[
     return [example for index, example in enumerate(history) if index not in chosen], held_out
 
 
-def _choose(adapters: Sequence[TrainedAdapter], choose: str) -> tuple[str, str]:
+def choose_adapter(adapters: Sequence[TrainedAdapter], choose: str) -> tuple[str, str]:
+    """(name, reason) of the adapter that is kept, for the recipe's `finetune.choose`."""
     if len(adapters) == 1:
         only = adapters[0].name
         return only, "the only one asked for" if choose != "auto" else "no synthetic examples to compare with"
@@ -179,7 +180,8 @@ def _choose(adapters: Sequence[TrainedAdapter], choose: str) -> tuple[str, str]:
     return best.name, f"lowest loss on the held-out slice of the history ({losses})"
 
 
-def _save(adapter: Any, folder: Path, base: BaseModel, recipe: FinetuneRecipe) -> None:
+def save_for(adapter: Any, folder: Path, base: BaseModel, recipe: FinetuneRecipe) -> None:
+    """Write an adapter of `base` into `folder`, with the record that says how it is asked."""
     from toolkit.finetune.train import save_adapter
 
     save_adapter(
@@ -198,10 +200,11 @@ def _rescued(
     if not any(bool(weight.any()) for name, weight in adapter.named_parameters() if "lora_B" in name):
         return error
     with staged_directory(folder, force=True) as staging:
-        _save(adapter, staging, base, recipe)
+        save_for(adapter, staging, base, recipe)
     mend = f"The last good adapter is in {folder}. {error.mend}"
     return TrainingError(error.what, where=error.where, mend=mend)
 
 
-def _ids(real: Encoded, validation: Encoded, synthetic: Encoded, what: str) -> list[str]:
+def example_ids(real: Encoded, validation: Encoded, synthetic: Encoded, what: str) -> list[str]:
+    """Ids of the examples that were `cut` or `dropped`, of all three parts."""
     return [example_id for part in (real, validation, synthetic) for example_id in getattr(part, what)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.train import Training, _diverged, learning_rate_factor
+from toolkit.finetune.train import Training, diverged, learning_rate_factor
 from toolkit.finetune.tree import packs
 from toolkit.recipe import FinetuneRecipe
 
@@ -69,7 +69,7 @@ def learn(
                 total += (yield Ask(tuple(pack), count)) / count
             norm = torch.nn.utils.clip_grad_norm_([parameter], recipe.max_grad_norm)
             if not (math.isfinite(total) and math.isfinite(norm.item())):
-                raise _diverged(f"the loss is no longer a number at step {len(losses) + 1} of {steps}", batch)
+                raise diverged(f"the loss is no longer a number at step {len(losses) + 1} of {steps}", batch)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=False)  # the gradient is a row of everybody's
@@ -78,7 +78,7 @@ def learn(
         if validation:
             held_out = yield from _mean_loss(validation, recipe)
             if not math.isfinite(held_out):
-                raise _diverged(
+                raise diverged(
                     f"the validation loss is no longer a number after epoch {epoch + 1}", validation
                 )
             validation_losses.append(held_out)

@@ -83,9 +83,9 @@ def packed_loss(model: Any, examples: Sequence[EncodedExample], *, by_runs: bool
         with tree_attention(model, layout_of(tree, device)):
             # A mask that is there already is not made; it is not looked at.
             nothing = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=device)
-            logits = _logits(model, tree, rows, _by_kind(model, nothing, nothing))
+            logits = forward_logits(model, tree, rows, masks_by_kind(model, nothing, nothing))
     else:
-        logits = _logits(model, tree, rows, _masks(model, tree))
+        logits = forward_logits(model, tree, rows, _masks(model, tree))
     return _answer_loss(logits[0, each], examples)
 
 
@@ -148,17 +148,19 @@ def _masks(model: Any, tree: Tree) -> Any:
         return zeros.masked_fill(~allowed, torch.finfo(dtype).min)[None, None]
 
     near = visible & (positions[:, None] - positions < window) if window else visible
-    return _by_kind(model, additive(visible), additive(near))
+    return masks_by_kind(model, additive(visible), additive(near))
 
 
-def _by_kind(model: Any, full: torch.Tensor, near: torch.Tensor) -> Any:
+def masks_by_kind(model: Any, full: torch.Tensor, near: torch.Tensor) -> Any:
+    """The mask as the model takes it: one, or one for each kind of attention that its layers have."""
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [])
     if not kinds:
         return near
     return {"full_attention": full} | ({"sliding_attention": near} if "sliding_attention" in kinds else {})
 
 
-def _logits(model: Any, tree: Tree, rows: torch.Tensor, mask: Any) -> torch.Tensor:
+def forward_logits(model: Any, tree: Tree, rows: torch.Tensor, mask: Any) -> torch.Tensor:
+    """Logits [1, rows, vocabulary] of one packed sequence at the places `rows`."""
     logits: torch.Tensor = model(
         input_ids=torch.tensor([tree.ids], device=model.device),
         position_ids=torch.tensor([tree.positions], device=model.device),

@@ -13,12 +13,12 @@ from toolkit.finetune import (
     SYNTHETIC,
     Finetuning,
     TrainedAdapter,
-    _choose,
-    _ids,
-    _save,
     adapter_folder,
+    choose_adapter,
+    example_ids,
     finetune,
     open_chat,
+    save_for,
     split_history,
 )
 from toolkit.finetune.encode import Encoded, encode_history
@@ -71,7 +71,7 @@ class PeopleTrainer:
         self.base, self.task, self.recipe, self.prepare, self.seed = base, task, recipe, prepare, seed
         self.limit = max_length or recipe.max_length
         self.alone_because: str | None = None
-        self._chat = open_chat(base)
+        self.chat = open_chat(base)
         model = load_model(base)
         if prepare:
             prepare(model)
@@ -144,7 +144,7 @@ class PeopleTrainer:
             with held(draft.folder), staged_directory(draft.folder, force=force) as staging:
                 for name, result in learned.items():
                     self._stack.show(result.values)
-                    _save(self._model, adapter_folder(staging, name), self.base, self.recipe)
+                    save_for(self._model, adapter_folder(staging, name), self.base, self.recipe)
                 report = draft.report(learned, self.recipe)
                 write_finetuning(staging, report)
         except EdgePLMError as error:
@@ -192,7 +192,7 @@ class _Draft:
         encode = partial(
             encode_history,
             task=trainer.task,
-            chat=trainer._chat,
+            chat=trainer.chat,
             max_length=limit,
             history=training,
             retrieved=recipe.history_in_prompt,
@@ -235,8 +235,8 @@ class _Draft:
             )
             for name, result in learned.items()
         ]
-        chosen, reason = _choose(adapters, recipe.choose)
-        cut, dropped = (_ids(*self.parts, what) if self.parts else [] for what in ("cut", "dropped"))
+        chosen, reason = choose_adapter(adapters, recipe.choose)
+        cut, dropped = (example_ids(*self.parts, what) if self.parts else [] for what in ("cut", "dropped"))
         base_loss = learned[self.arms[0]].base_validation_loss
         history = self.profile.history
         return Finetuning(

@@ -18,7 +18,7 @@ import torch
 
 from toolkit.finetune.attention import layout_of, tree_attention
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.packing import _by_kind, _logits
+from toolkit.finetune.packing import forward_logits, masks_by_kind
 from toolkit.finetune.tree import Tree, packed_length, tree_of
 
 
@@ -83,7 +83,7 @@ def people_losses(model: Any, segments: Sequence[Segment], *, padded: bool | Non
     token = _LAYOUT.set(Layout(tuple(segment.slot for segment in segments), lengths, padded))
     try:
         with tree_attention(model, layout_of(forest, device)):
-            logits = _logits(model, forest, rows, _by_kind(model, nothing, nothing))
+            logits = forward_logits(model, forest, rows, masks_by_kind(model, nothing, nothing))
     finally:
         _LAYOUT.reset(token)
     return _segment_losses(logits[0, each], segments)

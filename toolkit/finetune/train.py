@@ -127,7 +127,7 @@ def train(
                 norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
                 if not (math.isfinite(total) and math.isfinite(norm.item())):
                     _restore(parameters, best[2] if best else sound)
-                    raise _diverged(
+                    raise diverged(
                         f"the loss is no longer a number at step {len(losses) + 1} of {steps}", batch
                     )
                 sound = _copies(parameters)
@@ -147,7 +147,7 @@ def train(
                 )
                 if not math.isfinite(held_out):
                     _restore(parameters, best[2] if best else sound)
-                    raise _diverged(
+                    raise diverged(
                         f"the validation loss is no longer a number after epoch {epoch + 1}", validation
                     )
                 validation_losses.append(held_out)
@@ -226,7 +226,8 @@ def save_adapter(
         write_record(folder, AdapterRecord(base_source, base_sha256, history_in_prompt))
 
 
-def _diverged(what: str, examples: Sequence[EncodedExample]) -> TrainingError:
+def diverged(what: str, examples: Sequence[EncodedExample]) -> TrainingError:
+    """The error for a loss that is no longer a number; it names the examples of that step."""
     return TrainingError(
         what,
         where=f"finetune, batch of {', '.join(example.id for example in examples)}",
