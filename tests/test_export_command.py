@@ -1,12 +1,14 @@
 """`edgeplm export` as people type it: both forms at once, what falls short, what cannot be."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tiny import Personal, tiny_personal
 
+from toolkit.adapter_record import AdapterRecord, write_record
 from toolkit.cli import main
 from toolkit.samples import sample_path
 
@@ -106,3 +108,33 @@ def test_exact_needs_a_base_that_is_on_a_grid(edgeplm, personal: Personal, tmp_p
     said = edgeplm(*of(personal, tmp_path / "out"), "--preset", "exact", "--form", "attached")
     assert said.status == 1 and "on neither of llama.cpp's grids" in said.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_that_cannot_be_shipped_is_refused_before_calibration(
+    edgeplm, personal: Personal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from toolkit import bundling
+
+    def calibrated(*_arguments: object) -> None:
+        raise AssertionError("calibration was reached")
+
+    monkeypatch.setattr(bundling, "calibration", calibrated)
+    dora = tmp_path / "dora"
+    shutil.copytree(personal.adapter, dora)
+    config = json.loads((dora / "adapter_config.json").read_text())
+    (dora / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    out = tmp_path / "out"
+    model = ["export", "--model", personal.base.source]
+    said = edgeplm(*model, "--adapter", dora, "--out", out, "--form", "attached")
+    assert said.status == 1 and "use_dora" in said.err and "cannot do" in said.err
+    other = tmp_path / "other"
+    shutil.copytree(personal.adapter, other)
+    write_record(other, AdapterRecord("owner/another", "0" * 64))
+    said = edgeplm(*model, "--adapter", other, "--out", out)
+    assert said.status == 1 and "was trained on" in said.err
+    assert not out.exists()
+
+
+def test_a_fleet_cannot_both_go_on_and_start_anew(edgeplm, tmp_path: Path) -> None:
+    said = edgeplm("fleet", tmp_path / "r.yaml", "--out", tmp_path / "out", "--resume", "--force")
+    assert said.status == 2 and "give one of them" in said.err

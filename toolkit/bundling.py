@@ -20,6 +20,7 @@ from toolkit.tasks import Task
 if TYPE_CHECKING:
     from exporters.bundle import Manifest, Provenance
     from exporters.export import ExportJob
+    from exporters.merge import AdapterFacts
     from exporters.quantise.calibrate import Windows
     from exporters.quantise.grid import QuantisedWeight
 
@@ -90,6 +91,22 @@ def base_weights(
     )
 
 
+def check_adapter(base: BaseModel, adapter: Path, form: str) -> "AdapterFacts":
+    """The adapter's facts; AdapterError if it is another base's or cannot be shipped in this form.
+
+    Cheap, so that it can be asked before minutes of calibration.
+    """
+    from exporters.adapters import ATTACHED
+    from exporters.merge import check_base, read_adapter
+    from exporters.onnx.adapter_file import read_low_rank
+
+    facts = read_adapter(adapter)
+    check_base(facts, adapter, base.source, base.sha256)
+    if form == ATTACHED:
+        read_low_rank(adapter)
+    return facts
+
+
 def make_bundle(
     base: BaseModel,
     adapter: Path,
@@ -110,18 +127,17 @@ def make_bundle(
     """
     from exporters.adapters import ATTACHED
     from exporters.export import export_bundle
-    from exporters.merge import check_base, merge_adapter, read_adapter
+    from exporters.merge import merge_adapter
     from exporters.onnx.adapter_file import read_low_rank
     from runtimes import open_engine
 
-    facts = read_adapter(adapter)
-    check_base(facts, adapter, base.source, base.sha256)
+    facts = check_adapter(base, adapter, settings.form)
     job = replace(_job(base, settings, name), task=task.as_dict() if task else None, provenance=provenance)
     model = load_model(base)
     adapters: dict[str, Path] = {}
     make_weights: Callable[[], dict[str, QuantisedWeight]] | None = None
     if settings.form == ATTACHED:
-        changes = read_low_rank(adapter)  # refuses what cannot be attached before minutes of calibration
+        changes = read_low_rank(adapter)
         make_weights = (
             partial(base_weights, base, settings, windows, progress) if weights is None else lambda: weights
         )

@@ -124,6 +124,8 @@ def command(
     progress = watch()
     first = task_adapter or (recipe.task_adapter_path if recipe else None)
     base = with_task_adapter(resolve_model(model, progress), first, cache_folder(), progress)
+    for each, _ in wanted:
+        bundling.check_adapter(base, adapter, each.form)
     windows = bundling.calibration(
         settings, base, known, [person] if person else [], facts.history_in_prompt, progress
     )
