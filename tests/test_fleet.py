@@ -19,8 +19,8 @@ from toolkit.errors import EdgePLMError, ModelError, ProfileError
 from toolkit.finetune import finetune
 from toolkit.fleet.cost import Rates, fleet_cost
 from toolkit.fleet.plan import batches, key_of, read_users, remaining
-from toolkit.fleet.run import _open, _settings
-from toolkit.fleet.store import Store
+from toolkit.fleet.run import _open, _settings, run_fleet
+from toolkit.fleet.store import RESULT, WEIGHTS, Store
 from toolkit.fleet.worker import Job, Worker
 from toolkit.models import BaseModel, resolve_model
 from toolkit.progress import rate_text
@@ -222,6 +222,44 @@ def test_an_output_goes_on_with_the_same_settings_only(
     (tmp_path / "mine" / "letter.txt").write_text("mine")
     with pytest.raises(EdgePLMError, match="is not empty and no fleet's"):
         _open(Store(str(tmp_path / "mine")), settings, resume=False, force=False)
+
+
+def test_force_clears_a_fleet_whole_and_nothing_else(recipe: Recipe, base: BaseModel, tmp_path: Path) -> None:
+    """What is left of a training would go into the next one: its quantised base, say."""
+    settings = _settings(recipe, TASK, base)
+    mine = tmp_path / "mine" / "people" / "letter.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(EdgePLMError, match="is not empty and no fleet's"):
+        _open(Store(str(tmp_path / "mine")), settings, resume=False, force=True)
+    assert mine.read_text() == "mine"
+    store = Store(str(tmp_path / "out"))
+    _open(store, settings, resume=False, force=False)
+    for name in (WEIGHTS, RESULT):
+        store.write(name, {})
+    (tmp_path / "out" / "fleet.json").write_text("{dam")
+    with pytest.raises(EdgePLMError, match=r"is damaged .* Start anew with --force"):
+        _open(store, settings, resume=True, force=False)
+    _open(store, settings, resume=False, force=True)
+    assert store.read_settings() and not store.has(WEIGHTS) and not store.has(RESULT)
+
+
+def test_a_bundle_that_cannot_be_made_is_refused_before_training(recipe: Recipe, tmp_path: Path) -> None:
+    people = write_people(tmp_path / "p.jsonl", 2)
+    there = tmp_path / "bundles"
+    there.mkdir()
+    (there / "another.txt").write_text("mine")
+    out = tmp_path / "out"
+    with pytest.raises(EdgePLMError, match="bundles: already exists"):
+        run_fleet(recipe, people, str(out), bundle="merged", bundle_out=there)
+    with pytest.raises(EdgePLMError, match="bundles: already exists"):
+        run_fleet(recipe, people, str(out), bundle="attached", bundle_out=there, resume=True)
+    dora = replace_fields(recipe, {"finetune.dora": True})
+    with pytest.raises(EdgePLMError, match=r"DoRA cannot be attached\. Choose --bundle merged"):
+        run_fleet(dora, people, str(out), bundle="attached")
+    with pytest.raises(EdgePLMError, match="needs a folder of this machine"):
+        run_fleet(recipe, people, "memory://out", bundle="attached")
+    assert not out.exists()
 
 
 def test_a_worker_keeps_what_finetune_would_write(recipe: Recipe, base: BaseModel, tmp_path: Path) -> None:

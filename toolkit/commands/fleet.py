@@ -49,6 +49,8 @@ def command(
     adapter is kept as soon as it is done. Somebody whose examples cannot be used
     stops nobody else. The exit code is 3 if anybody has no adapter.
     """
+    if options["resume"] and options["force"]:
+        raise click.UsageError("--resume keeps what is there and --force replaces it: give one of them.")
     from toolkit.fleet.run import run_fleet
     from toolkit.recipe import read_recipe, replace_fields
 
@@ -71,9 +73,10 @@ def _show(result: "FleetResult") -> None:
     rows = [
         ("people", f"{result.people}"),
         ("trained", f"{result.trained} ({result.reused} more were there already)"),
-        ("throughput", f"{result.users_per_hour:,.0f} users/hour, {result.workers} workers"),
-        ("adapters", f"{result.out} ({megabytes(result.bytes)})"),
+        ("adapters", f"{result.out} ({megabytes(result.bytes)})" if result.trained else result.out),
     ]
+    if result.trained:
+        rows.append(("throughput", f"{result.users_per_hour:,.0f} users/hour, {result.workers} workers"))
     if result.bundle:
         rows.append(("bundle", result.bundle))
     if result.lost_workers:

@@ -8,14 +8,12 @@ from typing import Any
 from toolkit.bundling import base_weights, calibration, make_bundle
 from toolkit.errors import EdgePLMError
 from toolkit.fleet.plan import Failure, Person
-from toolkit.fleet.store import Store
+from toolkit.fleet.store import WEIGHTS, Store
 from toolkit.models import BaseModel, cache_folder, resolve_model
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import Recipe, replace_fields
 from toolkit.tasks import Task
 
-FORMS = ("none", "attached", "merged")
-WEIGHTS = "weights.safetensors"
 _CALIBRATED_ON = 64  # people whose histories calibrate the base that all share
 
 
@@ -116,8 +114,6 @@ def _attached(
                     )  # fmt: skip
                     started = True
             except EdgePLMError as error:
-                if not started and "already exists" in str(error):
-                    raise
                 failures.append(Failure(person.profile.user_id, str(error)))
             advance(1)
     return failures
@@ -134,18 +130,17 @@ def _merged(
     force: bool,
     progress: Progress,
 ) -> list[Failure]:
-    """A bundle each, calibrated on that person's history; one that is there already is kept."""
+    """A bundle each, calibrated on that person's history."""
     failures: list[Failure] = []
     with progress.step("Exporting merged bundles", total=len(people), unit="people") as advance:
         for person in people:
             try:
-                if force or not (out / person.key).exists():
-                    asked = recipe.finetune.history_in_prompt
-                    windows = calibration(recipe.export, base, task, [person.profile], asked)
-                    make_bundle(
-                        base, _adapter(store, person, here), recipe.export, out / person.key,
-                        name=person.key, windows=windows, task=task, force=force,
-                    )  # fmt: skip
+                asked = recipe.finetune.history_in_prompt
+                windows = calibration(recipe.export, base, task, [person.profile], asked)
+                make_bundle(
+                    base, _adapter(store, person, here), recipe.export, out / person.key,
+                    name=person.key, windows=windows, task=task, force=force,
+                )  # fmt: skip
             except EdgePLMError as error:
                 failures.append(Failure(person.profile.user_id, str(error)))
             advance(1)

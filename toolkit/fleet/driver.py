@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.errors import EdgePLMError
-from toolkit.fleet.plan import Failure, Person
+from toolkit.fleet.plan import Person
 from toolkit.fleet.result import Done
 from toolkit.fleet.worker import Job
 
@@ -196,8 +196,3 @@ class _RayWorker:
 
             self._worker = Worker(self._job)
         yield from self._worker.run(batch)
-
-
-def failures_of(done: Sequence[Done]) -> tuple[Failure, ...]:
-    """Those who have no adapter."""
-    return tuple(Failure(each.user_id, each.error) for each in done if each.error)

@@ -4,25 +4,24 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit import __version__
 from toolkit.errors import EdgePLMError
+from toolkit.files import refuse_to_overwrite
 from toolkit.finetune.people import SLOTS
 from toolkit.fleet.bundles import open_base
 from toolkit.fleet.driver import Fleet, ray_session
 from toolkit.fleet.plan import BATCH, Failure, Person, Users, batches, read_users, remaining
 from toolkit.fleet.result import Done, FleetResult
-from toolkit.fleet.store import Store
+from toolkit.fleet.store import RESULT, WEIGHTS, Store
 from toolkit.fleet.worker import Job
 from toolkit.models import BaseModel
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import Recipe
 from toolkit.tasks import Task, load_task
-
-_RESULT = "result.json"
 
 
 def run_fleet(
@@ -53,8 +52,9 @@ def run_fleet(
     base = open_base(recipe.model_source, recipe.task_adapter_path, progress)
     store = Store(out)
     target = bundle_out or Path(out) / "bundle"
-    if bundle != "none" and bundle_out is None and "://" in out:
-        raise EdgePLMError("needs a folder of this machine", where="--bundle-out", mend="Name one")
+    if bundle != "none":
+        ours = bundle == "merged" or (target / "manifest.json").exists()
+        _check_bundle(bundle, recipe, out, bundle_out, target, force or (resume and ours))
     with store.held():
         _open(store, _settings(recipe, task, base), resume=resume, force=force)
         for failure in read.failures:
@@ -66,12 +66,6 @@ def run_fleet(
         finished, lost, used = _train(job, todo, address, workers, batch, progress, on_failure)
         seconds = time.monotonic() - started
         failures = [*read.failures, *(Failure(each.user_id, each.error) for each in finished if each.error)]
-        made = None
-        if bundle != "none":
-            made, more = _bundle(bundle, recipe, base, task, read, store, target, force or resume, progress)
-            for failure in more:
-                on_failure(failure)
-            failures += more
         trained = [each for each in finished if not each.error]
         result = FleetResult(
             out=out,
@@ -84,9 +78,14 @@ def run_fleet(
             workers=used,
             seconds=round(seconds, 1),
             bytes=sum(each.bytes for each in trained),
-            bundle=str(made) if made else None,
         )
-        store.write(_RESULT, asdict(result) | {"users_per_hour": result.users_per_hour})
+        _write(store, result)  # before the bundle, whose error must not take it along
+        if bundle != "none":
+            made, more = _bundle(bundle, recipe, base, task, read, store, target, force or resume, progress)
+            for failure in more:
+                on_failure(failure)
+            result = replace(result, failures=(*failures, *more), bundle=str(made))
+            _write(store, result)
     return result
 
 
@@ -134,11 +133,11 @@ def _settings(recipe: Recipe, task: Task, base: BaseModel) -> dict[str, Any]:
 
 def _open(store: Store, settings: dict[str, Any], *, resume: bool, force: bool) -> None:
     """Refuse an output that is not ours, or was made with other settings."""
-    there = store.read_settings()
+    if not store.has_settings() and not store.is_empty():  # not with --force either: it is not ours to clear
+        raise EdgePLMError("is not empty and no fleet's", where=store.url, mend="Choose another output")
+    there = None if force else store.read_settings()
     if force:
         store.clear()
-    elif there is None and not store.is_empty():
-        raise EdgePLMError("is not empty and no fleet's", where=store.url, mend="Choose another output")
     elif there is not None and not resume:
         raise EdgePLMError(
             "already exists", where=store.url, mend="Add --resume to go on, or --force to start anew"
@@ -153,6 +152,19 @@ def _open(store: Store, settings: dict[str, Any], *, resume: bool, force: bool) 
     store.write_settings(settings)
 
 
+def _check_bundle(
+    form: str, recipe: Recipe, out: str, bundle_out: Path | None, target: Path, again: bool
+) -> None:
+    """Refuse what could not be written, before everybody is trained for it."""
+    if bundle_out is None and "://" in out:
+        raise EdgePLMError("needs a folder of this machine", where="--bundle-out", mend="Name one")
+    if form == "attached" and recipe.finetune.dora:
+        raise EdgePLMError(
+            "DoRA cannot be attached", where="finetune.dora", mend="Choose --bundle merged, or turn it off"
+        )
+    refuse_to_overwrite(target, again)
+
+
 def _job(
     recipe: Recipe,
     task: Task,
@@ -163,7 +175,7 @@ def _job(
     progress: Progress,
 ) -> Job:
     if recipe.finetune.quantization_aware:
-        from toolkit.fleet.bundles import WEIGHTS, write_shared_weights
+        from toolkit.fleet.bundles import write_shared_weights
 
         if not store.has(WEIGHTS):
             write_shared_weights(recipe, base, task, read.people, store, progress)
@@ -202,6 +214,10 @@ def _bundle(
             "nobody has an adapter that is better than the base", where=store.url, mend="See the failures"
         )
     return bundle_people(form, recipe, base, task, people, store, target, force=force, progress=progress)
+
+
+def _write(store: Store, result: FleetResult) -> None:
+    store.write(RESULT, asdict(result) | {"users_per_hour": result.users_per_hour})
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

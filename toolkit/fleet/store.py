@@ -1,6 +1,8 @@
 """Where a fleet's adapters are kept: a folder, or any URL that fsspec reaches (s3://, gs://, abfs://).
 
     OUT/fleet.json                      what the adapters were trained with
+    OUT/result.json                     counts, throughput, failures
+    OUT/weights.safetensors             the base as it is quantised, with quantisation-aware training
     OUT/people/KEY/...                  a person's folder, as `toolkit.finetune.finetune` writes it
     OUT/people/KEY/done-DIGEST.json     written last: the folder is whole, and of which profile it is
 
@@ -22,6 +24,8 @@ from typing import Any
 from toolkit.errors import EdgePLMError
 from toolkit.files import write_atomic
 
+WEIGHTS = "weights.safetensors"  # the quantised base that all are trained on, if it is
+RESULT = "result.json"
 _SETTINGS = "fleet.json"
 _PEOPLE = "people"
 _LOCK = ".lock"
@@ -51,6 +55,10 @@ class Store:
         """What the fleet was started with; None where there is none."""
         return self._read(_SETTINGS)
 
+    def has_settings(self) -> bool:
+        """Whether a fleet was started here, even if its settings are damaged."""
+        return self.has(_SETTINGS)
+
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Say what the adapters are trained with."""
         self.write(_SETTINGS, settings)
@@ -63,8 +71,8 @@ class Store:
         return names <= {_LOCK, _DRIVER}
 
     def clear(self) -> None:
-        """Take everybody's adapters away."""
-        for name in (_PEOPLE, _SETTINGS):
+        """Take away everybody's adapters, and all that belongs to the training that they come from."""
+        for name in (_PEOPLE, WEIGHTS, RESULT, _SETTINGS):  # what says that they are a fleet's goes last
             path = self._path(name)
             if self._fs.exists(path):
                 self._fs.rm(path, recursive=True)
