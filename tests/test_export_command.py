@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny import Personal, tiny_personal
+from tiny import Personal, tiny_adapter, tiny_personal
 
 from toolkit.adapter_record import AdapterRecord, write_record
 from toolkit.cli import main
@@ -138,3 +138,15 @@ def test_an_adapter_that_cannot_be_shipped_is_refused_before_calibration(
 def test_a_fleet_cannot_both_go_on_and_start_anew(edgeplm, tmp_path: Path) -> None:
     said = edgeplm("fleet", tmp_path / "r.yaml", "--out", tmp_path / "out", "--resume", "--force")
     assert said.status == 2 and "give one of them" in said.err
+
+
+def test_a_merged_bundle_is_compared_with_its_own_adapter_only(
+    edgeplm, personal: Personal, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    short = ["--precision", "fp32", "--context-length", 256]
+    assert edgeplm(*of(personal, out), *short).status == 0
+    other = tiny_adapter(personal.base, tmp_path / "other", size=0.5)
+    said = edgeplm("verify", out, "--model", personal.base.source, "--adapter", other)
+    assert said.status == 1
+    assert "other: is not among the bundle's adapters. It has: adapter" in said.err

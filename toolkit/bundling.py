@@ -335,19 +335,16 @@ def _own_precision(manifest: "Manifest") -> str | None:
 
 
 def _attached_as(manifest: "Manifest", adapter: Path) -> str | None:
-    """The name under which `adapter` is attached, None in a merged bundle. EdgePLMError if it is not."""
+    """The name under which `adapter` is attached, None if it is merged. EdgePLMError if it is neither."""
     from exporters.adapters import ATTACHED
     from exporters.merge import read_adapter
 
-    attached = [entry for entry in manifest.adapters if entry.kind == ATTACHED]
-    if not attached:
-        return None
     digest = read_adapter(adapter).sha256
-    for entry in attached:
+    for entry in manifest.adapters:
         if entry.sha256 == digest:
-            return entry.name
+            return entry.name if entry.kind == ATTACHED else None
     raise EdgePLMError(
         "is not among the bundle's adapters",
         where=str(adapter),
-        mend=f"It has: {', '.join(entry.name for entry in attached)}",
+        mend=f"It has: {', '.join(entry.name for entry in manifest.adapters) or 'none'}",
     )
