@@ -150,3 +150,11 @@ def test_a_merged_bundle_is_compared_with_its_own_adapter_only(
     said = edgeplm("verify", out, "--model", personal.base.source, "--adapter", other)
     assert said.status == 1
     assert "other: is not among the bundle's adapters. It has: adapter" in said.err
+
+
+def test_an_error_does_not_command_the_terminal(edgeplm, tmp_path: Path) -> None:
+    people = tmp_path / "people.jsonl"
+    lines = [{"user_id": f"\x1b[2J{user}", "split": "history", "input": "a", "output": "b"} for user in "xy"]
+    people.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = edgeplm("finetune", "--profile", people, "--task", "rewrite", "--out", tmp_path / "out")
+    assert said.status == 1 and "[2Jx, " in said.err and "\x1b" not in said.err

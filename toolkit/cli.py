@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from toolkit import __version__
-from toolkit.errors import EdgePLMError
+from toolkit.errors import EdgePLMError, printable
 
 VERBS = (
     "demo", "personalize", "init", "run", "augment", "finetune", "fleet", "export", "adapters", "verify",
@@ -57,7 +57,7 @@ def run_to_exit(work: Callable[[], Any]) -> NoReturn:
         click.echo("Interrupted. The same command goes on where it stopped.", err=True)
         status = 130
     except EdgePLMError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         status = error.exit_code
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("toolkit", "exporters", "runtimes", "benchmarks"):

@@ -68,3 +68,8 @@ class TeacherError(EdgePLMError):
 
 class DeviceError(EdgePLMError):
     """A device that cannot be reached or cannot run a bundle."""
+
+
+def printable(text: str) -> str:
+    """`text` without what a terminal would obey: it may quote a profile, a user id or a server's answer."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from toolkit.errors import printable
 from toolkit.progress import Progress, terminal_progress
 from toolkit.recipe import Recipe, read_recipe, recipe_from_dict, replace_fields
 
@@ -97,7 +98,7 @@ def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None =
 
     Line ends and control characters in a cell (a model's answer, a manifest from elsewhere) become blanks.
     """
-    lines = [[_printable(cell) for cell in row] for row in rows]
+    lines = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     everything = [list(header), *lines] if header else lines
     if not everything:
         return
@@ -118,10 +119,6 @@ def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None =
         click.echo(click.style(line(header), bold=True))
     for row in lines:
         click.echo(line(row))
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def print_paragraph(text: str) -> None:

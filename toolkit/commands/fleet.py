@@ -15,6 +15,7 @@ from toolkit.commands.common import (
     print_table,
     watch,
 )
+from toolkit.errors import printable
 
 if TYPE_CHECKING:
     from toolkit.fleet.plan import Failure
@@ -57,7 +58,7 @@ def command(
     recipe = replace_fields(read_recipe(recipe_file), parse_changes(changes), paths_from=Path.cwd())
 
     def tell(failure: "Failure") -> None:
-        click.echo(f"Failed: {failure.user_id}: {failure.reason}", err=True)
+        click.echo(printable(f"Failed: {failure.user_id}: {failure.reason}"), err=True)
 
     result = run_fleet(
         recipe, users or recipe.profile_path, progress=watch(), on_failure=tell, **options
@@ -87,6 +88,6 @@ def _show(result: "FleetResult") -> None:
     if result.failures:
         click.echo(f"{len(result.failures)} failed:", err=True)
         for failure in result.failures[:_SHOWN]:
-            click.echo(f"  {failure.user_id}: {failure.reason}", err=True)
+            click.echo(printable(f"  {failure.user_id}: {failure.reason}"), err=True)
         if len(result.failures) > _SHOWN:
             click.echo(f"  ... all are in {result.out}/result.json", err=True)
