@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from benchmarks import figures
 
 _LEFT, _RIGHT = 0.0, 100.0
+_GUTTER = 7  # per cent of a line plot's width, for the figures of its levels
 _ROW = 52
 _AXIS = 34
 
@@ -145,16 +146,16 @@ def line_plot(name: str, title: str, series: Sequence[tuple[str, Sequence[float]
     levels = []
     for tick in scale.ticks():
         y = height * (1 - (tick - scale.low) / (scale.high - scale.low))
-        levels.append(_tag("line", x1="0%", y1=f"{y:.1f}", x2="100%", y2=f"{y:.1f}", class_="grid"))
-        levels.append(_text(_tick(tick, scale), "0%", f"{y - 4:.1f}", "tick"))
+        levels.append(_tag("line", x1=f"{_GUTTER}%", y1=f"{y:.1f}", x2="100%", y2=f"{y:.1f}", class_="grid"))
+        levels.append(_text(_tick(tick, scale), "0%", f"{y + 4:.1f}", "tick"))
     lines = [
         _tag("polyline", points=_path(values, steps, scale, height), class_=f"line line-{index % 4}")
         for index, (_, values) in enumerate(series)
     ]
-    inner = Markup('<svg x="0" y="0" width="100%" height="{}" viewBox="0 0 1000 {}" {}>{}</svg>').format(
-        height, height, Markup('preserveAspectRatio="none"'), Markup("").join(lines)
+    inner = Markup('<svg x="{}%" y="0" width="{}%" height="{}" viewBox="0 0 1000 {}" {}>{}</svg>').format(
+        _GUTTER, 100 - _GUTTER, height, height, Markup('preserveAspectRatio="none"'), Markup("").join(lines)
     )
-    below = _text("step 1", "0%", height + 18, "tick") + _text(
+    below = _text("step 1", f"{_GUTTER}%", height + 18, "tick") + _text(
         f"step {steps}", "100%", height + 18, "tick end"
     )
     described = f"{axis}. " + "; ".join(

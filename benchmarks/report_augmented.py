@@ -10,9 +10,11 @@ from benchmarks.report_views import Table
 
 
 def counts_plot(made: Augmentation) -> Markup:
-    """From examples asked for to examples kept."""
+    """From examples asked for to examples kept; filters that dropped nothing are left out."""
     steps = [("Asked for", made.asked, "plain"), ("Answered", made.answered, "plain")]
-    steps += [(f"Dropped: {name}", dropped, "history") for name, dropped in made.dropped.items()]
+    steps += [
+        (f"Dropped: {_spaced(name)}", dropped, "history") for name, dropped in made.dropped.items() if dropped
+    ]
     steps.append(("Kept", made.kept, "kept"))
     bars = [plots.Bar(label, value, figures.count(value), tone) for label, value, tone in steps]
     return plots.bar_plot("augmentation", "Synthetic examples", bars, "examples")
@@ -47,7 +49,7 @@ def teachers_table(made: Augmentation) -> Table | None:
     ]
     total = ("Total", *map(figures.count, sums), _cost(sum(each.cost for each in made.teachers)))
     return Table(
-        "Teachers",
+        "Teachers, with the cost by the prices of the recipe" if total[-1] != "–" else "Teachers",
         ("Teacher", "Requests", "Failed", "Kept", "Tokens", "Cost"),
         rows,
         frozenset(range(1, 6)),
@@ -59,7 +61,9 @@ def refused_table(made: Augmentation) -> Table | None:
     """Examples of what was dropped, with the filter and its reason."""
     if not made.refused:
         return None
-    rows = tuple((each.filter, each.reason, _shown(each.input), _shown(each.output)) for each in made.refused)
+    rows = tuple(
+        (_spaced(each.filter), each.reason, _shown(each.input), _shown(each.output)) for each in made.refused
+    )
     return Table("Examples of what was dropped", ("Filter", "Reason", "Input", "Output"), rows)
 
 
@@ -79,6 +83,10 @@ def facts(made: Augmentation) -> Sequence[tuple[str, str]]:
 
 def _cost(cost: float) -> str:
     return figures.significant(cost) if cost else "–"
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _shown(text: str, most: int = 200) -> str:

@@ -153,6 +153,7 @@ class Report:
 
     `created` is ISO 8601, `shipped` the role of the adapter that the artifact was made from (unless said, the
     synthetic one if there is one), `float_bytes` the size of the float model, `command` repeats the run.
+    `withheld` is why there is no artifact, where the adapter was held back; `caveats` say so too.
     """
 
     title: str
@@ -173,6 +174,7 @@ class Report:
     provenance: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
     caveats: tuple[str, ...] = ()
+    withheld: str | None = None
 
     def arm(self, *roles: Role) -> Arm | None:
         """The arm of the first of `roles` that the report has."""

@@ -1,4 +1,5 @@
-"""The three questions of the first screen: did it help, did it survive, how big and how fast is it."""
+"""The questions of the first screen: did it help, did it survive, how big and how fast is it; or why is there
+no artifact."""
 
 import math
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def arm_interval(arm: Arm, metric: str) -> Interval | None:
 
 def verdicts(report: Report) -> list[Verdict]:
     """The answers that the report's data can give, in the order of the questions."""
-    found = (_helped(report), _survived(report), _cost(report))
+    found = (_helped(report), _withheld(report), _survived(report), _cost(report))
     return [verdict for verdict in found if verdict is not None]
 
 
@@ -111,6 +112,23 @@ def _helped(report: Report) -> Verdict | None:
         figures=((f"{figures.number(change.before)} → {figures.number(change.after)}", name),),
         evidence=tuple(evidence),
         anchor="quality",
+    )
+
+
+def _withheld(report: Report) -> Verdict | None:
+    if report.withheld is None:
+        return None
+    helps = "more examples, another finetune.learning_rate, more finetune.epochs"
+    return Verdict(
+        question="Is there a bundle?",
+        answer="No",
+        tone="bad",
+        figures=(),
+        evidence=(
+            f"{report.withheld[:1].upper()}{report.withheld[1:]}.",
+            f"What helps: {helps}; or ship it all the same with --set finetune.guard=false.",
+        ),
+        anchor="caveats",
     )
 
 

@@ -87,7 +87,7 @@ def test_a_model_that_cannot_pack_is_said() -> None:
     adapter = TrainedAdapter("real", 4, 1, [1.0], [1.0], 1, packed=False)
     report = Finetuning([adapter], "real", "", 2.0, ["x"], ["c"], ["d", "e"])
     assert report.notes() == [
-        "Too long for finetune.max_length: 1 examples were cut, 2 dropped.",
+        "Too long for finetune.max_length: 1 of the examples cut, 2 dropped.",
         "This architecture cannot be trained on packed sequences; padded batches were used.",
     ]
 

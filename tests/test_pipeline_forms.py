@@ -155,7 +155,9 @@ def test_an_adapter_that_is_no_better_is_not_shipped_and_the_report_says_so(
     assert result.failures == [result.finetuning.withheld]
     assert not any((folder / name).exists() for name in ("bundle", "verification", "benchmark"))
     assert [arm.arm for arm in result.arms] == ["base", "adapter (real)"]
-    assert "the adapter is not better than the base model" in result.report.read_text(encoding="utf-8")
+    page = result.report.read_text(encoding="utf-8")
+    assert "Is there a bundle?" in page
+    assert "the adapter is not better than the base model" in page
     printed = CliRunner().invoke(show, obj=result)
     assert printed.exit_code == 3
     assert "Check fell short: not shipped: on the held-out slice" in printed.stderr

@@ -188,6 +188,27 @@ def test_the_first_screen_answers_the_three_questions():
     assert [unit for _, unit in made["speed"].figures] == ["on disk", "tokens/s"]
 
 
+def test_a_report_without_a_bundle_says_so_first():
+    made = told(withheld="not shipped: it is not better", verification=None, benchmark=None, files=())
+    assert list(made) == ["quality", "caveats"]
+    assert (made["caveats"].answer, made["caveats"].tone) == ("No", "bad")
+    assert made["caveats"].evidence[0] == "Not shipped: it is not better."
+    assert "Is there a bundle?" in page(withheld="not shipped: it is not better").text
+    assert "Is there a bundle?" not in page().text
+
+
+def test_filters_that_dropped_nothing_are_no_bars_and_names_are_words():
+    text = page(augmentation=Augmentation(4, 4, {"held_out": 1, "surplus": 0}, 3)).text
+    assert "Dropped: held out" in text
+    assert "surplus" not in text
+
+
+def test_an_answer_without_text_is_shown_as_such():
+    made, _ = arms()
+    assert "(no text)" in page(arms=(replace(made[0], answers=("",) * 40), *made[1:])).text
+    assert "(no text)" not in page().text
+
+
 def test_a_difference_within_chance_is_not_called_an_improvement():
     made, _ = arms()
     same = replace(made[0], name="artifact", role="artifact")

@@ -81,6 +81,7 @@ def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Repo
         },
         command=command,
         caveats=tuple(_caveats(result)),
+        withheld=result.finetuning.withheld,
     )
 
 

@@ -78,8 +78,8 @@ class Finetuning:
             found.append("All examples have the same answer: the adapter learns to give it to everything.")
         if self.cut or self.dropped:
             found.append(
-                f"Too long for finetune.max_length: {len(self.cut)} examples were cut, {len(self.dropped)} "
-                "dropped."
+                f"Too long for finetune.max_length: {len(self.cut)} of the examples cut, "
+                f"{len(self.dropped)} dropped."
             )
         if not all(adapter.packed for adapter in self.adapters):
             found.append("This architecture cannot be trained on packed sequences; padded batches were used.")
