@@ -95,7 +95,7 @@ def _helped(report: Report) -> Verdict | None:
     direction = "higher" if report.task.higher_is_better else "lower"
     evidence = [
         f"{base.name} → {best.name}.",
-        f"{change.queries} held-out queries, {direction} is better.",
+        f"{change.queries} held-out {'query' if change.queries == 1 else 'queries'}, {direction} is better.",
     ]
     if change.difference is not None:
         mean = figures.number(change.difference.estimate, signed=True)

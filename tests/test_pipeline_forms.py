@@ -161,7 +161,8 @@ def test_an_adapter_that_is_no_better_is_not_shipped_and_the_report_says_so(
     printed = CliRunner().invoke(show, obj=result)
     assert printed.exit_code == 3
     assert "Check fell short: not shipped: on the held-out slice" in printed.stderr
-    assert "ship it all the same with --set finetune.guard=false" in printed.stderr
+    assert "ship it all the same with --set finetune.guard=false" in " ".join(printed.stderr.split())
+    assert all(len(line) <= 80 for line in printed.stderr.splitlines())
     assert outcome(result)["bundle"] is None
 
 

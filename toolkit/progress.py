@@ -48,16 +48,20 @@ class TerminalProgress:
             TimeRemainingColumn,
         )
         from rich.progress import Progress as Bars
+        from rich.table import Column
 
-        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24)]
-        if total is not None:
-            columns += [MofNCompleteColumn(), TextColumn(unit)]
-        columns += [TimeElapsedColumn()]
-        if total is not None:
-            columns += [TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[rate]}")]
+        # In a narrow terminal it is the label that gives way: never the amount, the time left or the rate.
+        whole = Column(no_wrap=True)
+        columns: list[Any] = [SpinnerColumn(), _label_column(label)]
+        columns += [BarColumn(bar_width=12, table_column=whole)]
+        if total is None:
+            columns += [TimeElapsedColumn(table_column=whole)]
+        else:
+            columns += [MofNCompleteColumn(table_column=whole), TextColumn(unit)]
+            columns += [TimeRemainingColumn(table_column=whole), TextColumn("left {task.fields[rate]}")]
         started = time.monotonic()
         with Bars(*columns, console=self._console, transient=True) as bars:
-            task = bars.add_task(label, total=total, rate="")
+            task = bars.add_task("", total=total, rate="")
 
             def advance(amount: float) -> None:
                 done = bars.tasks[0].completed + amount
@@ -65,6 +69,14 @@ class TerminalProgress:
 
             yield advance
         self._console.print(f"  [green]done[/] {label} [dim]{time.monotonic() - started:.1f} s[/]")
+
+
+def _label_column(label: str) -> Any:
+    """A column that shows `label` in one line, cut with an ellipsis where there is no room."""
+    from rich.progress import RenderableColumn
+    from rich.text import Text
+
+    return RenderableColumn(Text(label, no_wrap=True, overflow="ellipsis"))
 
 
 def rate_text(done: float, seconds: float, unit: str) -> str:

@@ -167,7 +167,8 @@ def _caveats(result: "RunResult") -> list[str]:
     finetuning = result.finetuning
     queries = len(result.profile.queries)
     if queries < 30:
-        notes.append(f"{queries} held-out queries of one person: differences between arms are uncertain.")
+        held_out = "1 held-out query" if queries == 1 else f"{queries} held-out queries"
+        notes.append(f"{held_out} of one person: differences between arms are uncertain.")
     notes += finetuning.notes()
     if result.augmentation and result.augmentation.stopped:
         notes.append(f"Augmentation stopped early: {result.augmentation.stopped}")

@@ -12,6 +12,7 @@ from toolkit.commands.common import (
     force_option,
     json_option,
     print_json,
+    print_paragraph,
     print_table,
     recipe_of,
     recipe_options,
@@ -84,7 +85,9 @@ def command(
     if as_json:
         print_json({**_counts(made), **_account(made), "out": str(out)})
         return
-    print_table([(name, str(count)) for name, count in _counts(made).items()])
+    # Filters that dropped nothing are for programs (--json).
+    shown = {name: count for name, count in _counts(made).items() if count or not name.startswith("dropped")}
+    print_table([(name.replace("_", " "), str(count)) for name, count in shown.items()])
     if len(made.teachers) > 1 or made.cost:
         click.echo()
         rows = [
@@ -99,13 +102,14 @@ def command(
             for each in made.teachers
         ]
         print_table(rows, header=("teacher", "requests", "failed", "kept", "tokens", "cost"))
-    click.echo(f"Written to {short_path(out)} (teacher: {made.teacher})")
+    click.echo(f"Written to {short_path(out)}")
+    print_paragraph(f"Teacher: {made.teacher}")
     if made.audit:
         click.echo(f"All that was sent: {short_path(Path(made.audit))}")
     for failure, times in made.failures.items():
-        click.echo(f"Failed {times} times: {failure}" if times > 1 else f"Failed: {failure}", err=True)
+        print_paragraph(f"Failed {times} times: {failure}" if times > 1 else f"Failed: {failure}", err=True)
     if made.stopped:
-        click.echo(f"It stopped early: {made.stopped}", err=True)
+        print_paragraph(f"It stopped early: {made.stopped}", err=True)
 
 
 def _counts(made: Any) -> dict[str, int]:

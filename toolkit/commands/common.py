@@ -121,9 +121,15 @@ def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None =
         click.echo(line(row))
 
 
-def print_paragraph(text: str) -> None:
-    """Text wrapped to 80 columns."""
-    click.echo(textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False))
+def print_paragraph(text: str, *, err: bool = False, fg: str | None = None) -> None:
+    """Text wrapped to 80 columns between words; `err`: on standard error, `fg`: its colour."""
+    wrapped = textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    click.echo(click.style(wrapped, fg=fg) if fg else wrapped, err=err)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the singular where it is one; the plural is formed by an s."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def short_path(path: Path) -> str:

@@ -11,6 +11,7 @@ from toolkit.commands.common import (
     force_option,
     json_option,
     print_json,
+    print_paragraph,
     print_table,
     short_path,
     task_adapter_option,
@@ -153,6 +154,8 @@ def _show(made: list[Exported], as_json: bool) -> None:
         ]
         print_json(values[0] if len(values) == 1 else {"bundles": values})
     for each in [] if as_json else made:
+        if each is not made[0]:
+            click.echo()
         precision = each.manifest.precision
         print_table(
             [
@@ -163,7 +166,8 @@ def _show(made: list[Exported], as_json: bool) -> None:
             ]
         )
     for each in made:
+        which = f" in the {each.folder.name} bundle" if len(made) > 1 else ""
         for failure in each.found["failures"]:
-            click.echo(f"Check fell short: {failure}", err=True)
+            print_paragraph(f"Check fell short{which}: {failure}", err=True, fg="red")
         if each.found["failures"]:
-            click.echo(advice(each.manifest, "--"), err=True)
+            print_paragraph(advice(each.manifest, "--"), err=True)

@@ -11,6 +11,7 @@ from toolkit.commands.common import (
     force_option,
     json_option,
     print_json,
+    print_paragraph,
     print_table,
     recipe_of,
     recipe_options,
@@ -79,8 +80,8 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     if report.base_validation_loss is not None:
         rows.insert(0, ("base", "-", "-", "-", f"{report.base_validation_loss:.3f}"))
     print_table(rows, header=("adapter", "examples", "steps", "training loss", "held-out loss"))
-    click.echo(f"Chosen: {report.chosen} ({report.reason})")
+    print_paragraph(f"Chosen: {report.chosen} ({report.reason})")
     click.echo(f"Adapter: {short_path(chosen)}")
     for note in report.notes():
-        click.echo(f"Note: {note}", err=True)
+        print_paragraph(f"Note: {note}", err=True)
     return status

@@ -8,10 +8,12 @@ import click
 
 from toolkit.commands.common import (
     PATH,
+    counted,
     json_option,
     megabytes,
     parse_changes,
     print_json,
+    print_paragraph,
     print_table,
     watch,
 )
@@ -77,17 +79,21 @@ def _show(result: "FleetResult") -> None:
         ("adapters", f"{result.out} ({megabytes(result.bytes)})" if result.trained else result.out),
     ]
     if result.trained:
-        rows.append(("throughput", f"{result.users_per_hour:,.0f} users/hour, {result.workers} workers"))
+        rows.append(
+            ("throughput", f"{result.users_per_hour:,.0f} users/hour, {counted(result.workers, 'worker')}")
+        )
     if result.bundle:
         rows.append(("bundle", result.bundle))
     if result.lost_workers:
         rows.append(("lost workers", f"{result.lost_workers}, replaced"))
     if result.not_better:
-        rows.append(("not better", f"than the base: {result.not_better} adapters (finetune.guard)"))
+        rows.append(
+            ("not better", f"than the base: {counted(result.not_better, 'adapter')} (finetune.guard)")
+        )
     print_table(rows)
     if result.failures:
         click.echo(f"{len(result.failures)} failed:", err=True)
         for failure in result.failures[:_SHOWN]:
-            click.echo(printable(f"  {failure.user_id}: {failure.reason}"), err=True)
+            print_paragraph(printable(f"  {failure.user_id}: {failure.reason}"), err=True)
         if len(result.failures) > _SHOWN:
             click.echo(f"  ... all are in {result.out}/result.json", err=True)

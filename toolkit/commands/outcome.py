@@ -62,8 +62,8 @@ def _print_outcome(result: "RunResult") -> None:
     if manifest is None or result.bundle is None:
         print_table(paths)
         for failure in result.failures:
-            click.echo(click.style(f"Check fell short: {failure}", fg="red"), err=True)
-        click.echo(
+            print_paragraph(f"Check fell short: {failure}", err=True, fg="red")
+        print_paragraph(
             "There is no bundle. What helps: more examples, another finetune.learning_rate, more "
             "finetune.epochs; or ship it all the same with --set finetune.guard=false.",
             err=True,
@@ -74,9 +74,9 @@ def _print_outcome(result: "RunResult") -> None:
     if not result.benchmark.validity.valid:
         print_paragraph(f"Speed is marked invalid: {'; '.join(result.benchmark.validity.reasons)}.")
     for failure in result.failures:
-        click.echo(click.style(f"Check fell short: {failure}", fg="red"), err=True)
+        print_paragraph(f"Check fell short: {failure}", err=True, fg="red")
     if result.failures:
-        click.echo(advice(manifest, "--set export."), err=True)
+        print_paragraph(advice(manifest, "--set export."), err=True)
 
 
 def _print_arms(result: "RunResult", manifest: "Manifest | None") -> None:
@@ -94,9 +94,11 @@ def _print_arms(result: "RunResult", manifest: "Manifest | None") -> None:
         return
     metric = result.task.primary_metric
     direction = "higher" if result.task.higher_is_better(metric) else "lower"
+    queries = len(result.profile.queries)
+    held_out = "1 held-out query" if queries == 1 else f"{queries} held-out queries"
     print_table(
         [(name, *(f"{value:.3f}" for value in metrics.values())) for name, metrics in arms],
-        header=(f"{len(result.profile.queries)} held-out queries ({direction} is better)", *arms[0][1]),
+        header=(f"{held_out} ({direction} is better)", *arms[0][1]),
     )
 
 

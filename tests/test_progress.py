@@ -1,0 +1,25 @@
+import io
+import re
+import sys
+
+import pytest
+
+from toolkit.progress import TerminalProgress
+
+
+@pytest.mark.parametrize("label", ["Short", "Fine-tuning on real and synthetic (1,300 examples)"])
+def test_a_bar_of_80_columns_keeps_amount_time_left_and_rate(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with TerminalProgress().step(label, 120, "examples") as advance:
+        advance(24)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    last = [line.strip() for line in re.split(r"[\r\n]", plain) if "24/120" in line][-1]
+    assert re.search(r"24/120 examples \S+ left [\d,.]+ examples/s$", last)
+    assert len(last) <= 80
+    assert label.split("(")[0][:5] in last
+    assert f"done {label}" in plain
