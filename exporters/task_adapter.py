@@ -7,13 +7,12 @@ holds both.
 
 import hashlib
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from exporters.merge import check_base, merge_adapter, read_adapter
 from toolkit.errors import ModelError
-from toolkit.files import staged_directory
+from toolkit.files import keep_newest, staged_directory
 from toolkit.models import (
     BaseModel,
     load_model,
@@ -46,7 +45,7 @@ def with_task_adapter(
     except ModelError:
         with progress.step(f"Merging the task adapter {adapter.name} into the base (once)"):
             _write(base, adapter, target)
-        _keep_newest(target.parent)
+        keep_newest(target.parent, KEPT)
         merged = resolve_model(str(target))
     return replace(merged, source=base.source, licence=base.licence, task_adapter=facts.sha256)
 
@@ -57,9 +56,3 @@ def _write(base: BaseModel, adapter: Path, target: Path) -> None:
         model.save_pretrained(staging)
         load_tokenizer(base).save_pretrained(staging)
         write_plain_rope_theta(staging)
-
-
-def _keep_newest(folder: Path) -> None:
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
-        shutil.rmtree(path, ignore_errors=True)

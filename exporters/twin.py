@@ -6,7 +6,6 @@ are kept in the cache, the most recent few of each.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from exporters.quantise.store import read_weights, write_weights
 from toolkit import __version__
 from toolkit.chat import ChatFormat
 from toolkit.errors import BundleError
+from toolkit.files import keep_newest, staged_file
 from toolkit.progress import SILENT, Progress
 
 KEPT = 6  # of each kind; a hundred megabytes each for a small model
@@ -40,12 +40,9 @@ def base_weights(
         path.touch()
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         found = quantised_weights(model, job, windows, progress)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making.") as folder:
-            fresh = Path(folder) / path.name
+        with staged_file(path) as fresh:
             write_weights(fresh, found)
-            os.replace(fresh, path)
-        _keep_newest(path.parent)
+        keep_newest(path.parent, KEPT)
     return found
 
 
@@ -84,7 +81,7 @@ def base_twin(
         force=True,
         progress=progress,
     )
-    _keep_newest(target.parent)
+    keep_newest(target.parent, KEPT)
     return target
 
 
@@ -92,12 +89,3 @@ def _key(job: ExportJob, windows: Windows | None) -> str:
     calibrated = windows.sha256[:16] if windows else "rounded"
     parts = (job.base.sha256[:16], job.runtime, job.preset, job.precision or "own", calibrated, __version__)
     return "-".join(parts)
-
-
-def _keep_newest(folder: Path) -> None:
-    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

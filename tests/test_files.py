@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import EdgePLMError
-from toolkit.files import refuse_to_overwrite, sha256_of, staged_directory, write_atomic
+from toolkit.files import (
+    keep_newest,
+    refuse_to_overwrite,
+    sha256_of,
+    staged_directory,
+    staged_file,
+    write_atomic,
+)
 
 
 class WriterError(Exception):
@@ -204,3 +211,25 @@ def test_staged_directory_for_the_folder_one_stands_in(tmp_path, monkeypatch):
         (staging / "file").write_text("new")
     assert names(tmp_path / "here") == ["file"]
     assert names(tmp_path) == ["here"]
+
+
+def test_a_staged_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "cache" / "weights.bin"
+    with staged_file(target) as fresh:
+        fresh.write_bytes(b"one")
+        assert not target.exists()
+    with pytest.raises(RuntimeError), staged_file(target) as fresh:
+        fresh.write_bytes(b"two")
+        raise RuntimeError("stopped")
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_the_newest_of_a_cache_are_kept(tmp_path: Path) -> None:
+    for age, name in enumerate(("new", "folder", "old", "oldest")):
+        path = tmp_path / name
+        path.mkdir() if name == "folder" else path.touch()
+        os.utime(path, (1000 - age, 1000 - age))
+    (tmp_path / ".making.x").mkdir()
+    keep_newest(tmp_path, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "folder", ".making.x"}

@@ -72,6 +72,26 @@ def staged_directory(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def staged_file(target: Path) -> Iterator[Path]:
+    """A path for a library to write to; it becomes `target` when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".making.") as folder:
+        fresh = Path(folder) / target.name
+        yield fresh
+        os.replace(fresh, target)
+
+
+def keep_newest(folder: Path, count: int) -> None:
+    """Remove all of a cache's files and folders but the `count` newest; hidden ones are being written."""
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for path in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[count:]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
 def held(target: Path) -> Iterator[None]:
     """Keep `target` to this process until the block ends; EdgePLMError if another one has it.
 

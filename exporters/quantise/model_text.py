@@ -6,8 +6,6 @@ with a token drawn at random and goes on at temperature 1, as in LLM-QAT (Liu et
 section 3.1), whose models were trained on what is used here to calibrate.
 """
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 
 from toolkit.chat import ChatFormat
+from toolkit.files import staged_file
 from toolkit.progress import SILENT, Progress
 
 _BATCH = 32
@@ -41,11 +40,8 @@ def cached_model_text(
     except (OSError, SafetensorError, KeyError):
         pass
     ids = write_model_text(load(), chat, count=count, length=length, progress=progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making.") as folder:
-        fresh = Path(folder) / path.name
+    with staged_file(path) as fresh:
         save_file({"ids": ids}, fresh)
-        os.replace(fresh, path)
     return ids
 
 
