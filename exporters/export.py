@@ -115,13 +115,16 @@ def export_bundle(
         job.context_length, int(getattr(config, "max_position_embeddings", None) or job.context_length)
     )
     with staged_directory(out, force=force) as staging:
-        build = {"onnx": _build_onnx, "executorch": _build_executorch}[job.runtime]
-        weights = build(
+        smoothing = None if make_weights else windows
+        builders: dict[str, Callable[..., Mapping[str, QuantisedWeight]]] = {
+            "onnx": _build_onnx,
+            "executorch": partial(_build_executorch, windows=smoothing),
+        }
+        weights = builders[job.runtime](
             model,
             chat,
             job,
             make_weights or partial(quantised_weights, model, job, windows, progress),
-            None if make_weights else windows,
             staging,
             context,
             progress,
@@ -149,7 +152,6 @@ def _build_onnx(
     chat: ChatFormat,
     job: ExportJob,
     make_weights: MakeWeights,
-    windows: Windows | None,
     out: Path,
     context: int,
     progress: Progress,
@@ -184,10 +186,11 @@ def _build_executorch(
     chat: ChatFormat,
     job: ExportJob,
     make_weights: MakeWeights,
-    windows: Windows | None,
     out: Path,
     context: int,
     progress: Progress,
+    *,
+    windows: Windows | None,
 ) -> Mapping[str, QuantisedWeight]:
     """int8 weights of a smoothed model. int4 in blocks loses by it, and attached adapters read the base's own
     activations."""
@@ -197,8 +200,8 @@ def _build_executorch(
 
     check_supported(model)
     linear = scheme_of(job.preset, job.precision, job.runtime).linear
-    smooth = windows is not None and linear is not None and linear.bits == 8 and not job.slots
-    with smoothed(model, windows.ids) if windows and smooth else nullcontext():
+    int8 = linear is not None and linear.bits == 8
+    with smoothed(model, windows.ids) if windows and int8 and not job.slots else nullcontext():
         weights = make_weights()
         build_executorch(
             model,
