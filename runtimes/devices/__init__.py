@@ -1,19 +1,22 @@
-"""Where a bundle runs: this machine now; boards over ssh and phones over adb in a later version."""
+"""Where a bundle runs: this machine, boards over ssh, phones over adb."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
+from runtimes.devices.stream import Sample
 from runtimes.facts import Facts
 from runtimes.plan import Plan
 from toolkit.errors import DeviceError
+from toolkit.progress import SILENT, Progress
 
-Sample = dict[str, Any]
+__all__ = ["Device", "OnSample", "Sample", "parse_device"]
+
 OnSample = Callable[[Sample], None]
 
 
 class Device(ABC):
-    """A machine that can run the agent."""
+    """A machine that can run the agent. `name` is how a person wrote it: local, ssh://pi@host, adb:SERIAL."""
 
     name: str
 
@@ -22,11 +25,23 @@ class Device(ABC):
         """What the machine is; None wherever it does not tell."""
 
     @abstractmethod
-    def run(self, plan: Plan, on_sample: OnSample | None = None) -> list[Sample]:
-        """Run `plan` and return every sample in order; `on_sample` sees each one as it arrives.
+    def place(self, bundle: Path, progress: Progress = SILENT) -> str:
+        """Have the bundle on the device, complete and verified there; returns its folder's path there.
 
-        Raises DeviceError with the device and the step if the agent fails.
+        Only what the device has not got is sent. Raises DeviceError with the device and the step.
         """
+
+    @abstractmethod
+    def run(self, plan: Plan, on_sample: OnSample | None = None) -> list[Sample]:
+        """Run `plan`, whose bundle is a path that `place` returned, and return every sample in order.
+
+        `on_sample` sees each sample as it arrives. Raises DeviceError with the device and the step if the
+        agent fails.
+        """
+
+    def close(self) -> None:
+        """Give back what the connection holds on this machine."""
+        return
 
 
 def parse_device(text: str) -> Device:

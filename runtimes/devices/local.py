@@ -15,9 +15,11 @@ from typing import IO, cast
 
 from runtimes.agent import END_WITH_PARENT
 from runtimes.devices import Device, OnSample, Sample
+from runtimes.devices.stream import check_end, parse_sample
 from runtimes.facts import Facts, machine_facts
 from runtimes.plan import Plan
 from toolkit.errors import DeviceError
+from toolkit.progress import SILENT, Progress
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 # -P: the folder the user happens to be in must not shadow a module of ours.
@@ -41,6 +43,10 @@ class LocalDevice(Device):
         """What this machine is."""
         return machine_facts()
 
+    def place(self, bundle: Path, progress: Progress = SILENT) -> str:
+        """The bundle is here already."""
+        return str(bundle.resolve())
+
     def run(self, plan: Plan, on_sample: OnSample | None = None) -> list[Sample]:
         """Run `plan` in a fresh process; whatever ends this call ends the process too."""
         samples: list[Sample] = []
@@ -61,7 +67,7 @@ class LocalDevice(Device):
             try:
                 _send(agent, plan)
                 for line in cast(IO[str], agent.stdout):
-                    sample = _parse(line)
+                    sample = parse_sample(line)
                     samples.append(sample)
                     if on_sample is not None:
                         on_sample(sample)
@@ -69,28 +75,9 @@ class LocalDevice(Device):
             finally:
                 timer.cancel()
             reader.join(timeout=5)
-        self._check(samples, status, stderr, late.is_set())
+        too_long = f"no end within {self.timeout:g} s" if late.is_set() else ""
+        check_end(samples, status, stderr, device=self.name, late=too_long)
         return samples
-
-    def _check(self, samples: list[Sample], status: int, stderr: Sequence[str], late: bool) -> None:
-        """Raise DeviceError unless the agent came to its end; a crash after that is only noted."""
-        step = next((s.get("name") for s in reversed(samples) if s["kind"] == "step"), "start")
-        place = f"device {self.name}, step {step}"
-        fault = next((s for s in samples if s["kind"] == "error"), None)
-        if fault is not None:
-            raise DeviceError(str(fault.get("message", "unknown")), where=place)
-        if any(sample["kind"] == "done" for sample in samples):
-            if status != 0:
-                samples.append({"kind": "noise", "text": f"after it was done, the agent {_ended(status)}"})
-            return
-        last = "".join(f"\n  {line}" for line in stderr) or "\n  (nothing on standard error)"
-        what = f"no end within {self.timeout:g} s" if late else f"the agent {_ended(status)}"
-        memory = -status == signal.SIGKILL and not late
-        raise DeviceError(
-            f"{what}; its last lines:{last}",
-            where=place,
-            mend="Most likely the machine ran out of memory: try a smaller bundle" if memory else None,
-        )
 
 
 @contextmanager
@@ -136,23 +123,3 @@ def _send(agent: "subprocess.Popen[str]", plan: Plan) -> None:
 
 def _drain(agent: "subprocess.Popen[str]", lines: "deque[str]") -> None:
     lines.extend(text for line in cast(IO[str], agent.stderr) if (text := line.rstrip()))
-
-
-def _parse(line: str) -> Sample:
-    """The sample on a line; anything else a program printed is kept as noise."""
-    try:
-        sample = json.loads(line)
-    except ValueError:
-        sample = None
-    if isinstance(sample, dict) and isinstance(sample.get("kind"), str):
-        return sample
-    return {"kind": "noise", "text": line.rstrip("\r\n")}
-
-
-def _ended(status: int) -> str:
-    if status < 0:
-        try:
-            return f"was ended by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"was ended by signal {-status}"
-    return f"exited with status {status}"
