@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,10 @@ def benchmark(
     A run that was throttled, starved or disturbed comes back marked invalid, with its reasons. Raises
     BundleError for a damaged bundle and DeviceError if the device cannot run it.
     """
+    if repeats == 0:
+        raise DeviceError("repeats: found 0, accepted: a whole number from 1", where="plan of the run")
     plan = Plan(
-        bundle=str(bundle.resolve()),
+        bundle=str(bundle),  # checked before anything is sent; `place` says where it lies on the device
         threads=threads,
         adapter=adapter,
         prompt_tokens=prompt_tokens,
@@ -52,14 +55,13 @@ def benchmark(
         depths=tuple(depths),
         settle_seconds=settle_seconds,
     )
-    if repeats == 0:
-        raise DeviceError("repeats: found 0, accepted: a whole number from 1", where="plan of the run")
     manifest, facts = _preflight(bundle, device)
+    plan = replace(plan, bundle=device.place(bundle, progress))
     label = f"Benchmarking {manifest.name} on {device.name}"
     samples = _watched(device, plan, progress, label, warmup + repeats)
     return Result(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        setting=Setting(threads, prompt_tokens, decode_tokens, repeats, warmup, _depths(samples)),
+        setting=Setting(threads, prompt_tokens, decode_tokens, repeats, warmup, _depths(samples), adapter),
         samples=samples,
         environment=_environment(device.name, facts, samples, _bundle_facts(bundle, manifest)),
         validity=judge(samples, threads),
@@ -80,7 +82,7 @@ def answer_on_device(
     """The bundle's own greedy answers on `device`, as token ids, one list for each prompt."""
     manifest, _ = _preflight(bundle, device)
     plan = Plan(
-        bundle=str(bundle.resolve()),
+        bundle=device.place(bundle, progress),
         threads=threads,
         adapter=adapter,
         repeats=0,

@@ -15,6 +15,7 @@ from toolkit.json_dataclass import read_dataclass
 
 SCHEMA = "edgeplm.benchmark"
 SCHEMA_VERSION = 1
+_TIMES = frozenset({"s", "tokens/s"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Setting:
-    """What was asked for; `threads` None leaves the number to the runtime."""
+    """What was asked for; `threads` None leaves the number to the runtime, `adapter` None is the base or the
+    person who is merged into it."""
 
     threads: int | None
     prompt_tokens: int
@@ -58,6 +60,7 @@ class Setting:
     repeats: int
     warmup: int
     depths: list[int]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,14 @@ class Result:
     def statistics(self) -> dict[str, Statistic]:
         """What follows from the samples, without the warm-up; see `derive`."""
         return derive(self.samples)
+
+    @property
+    def shown(self) -> dict[str, Statistic]:
+        """The statistics that stand for the device: no times where it is emulated, which would be those of
+        the emulator."""
+        if not self.environment.facts.get("emulated"):
+            return self.statistics
+        return {name: value for name, value in self.statistics.items() if value.unit not in _TIMES}
 
     def to_json(self) -> str:
         """The result as JSON; the statistics are written for readers and derived anew when read."""

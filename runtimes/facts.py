@@ -38,7 +38,10 @@ _ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Facts:
-    """A machine, as far as it tells; None where it does not. Memory in bytes, frequency in MHz."""
+    """A machine, as far as it tells; None where it does not. Memory in bytes, frequency in MHz.
+
+    `emulated`: another processor computes in its place, so its times say nothing about it.
+    """
 
     machine: str
     board: str | None
@@ -49,6 +52,7 @@ class Facts:
     memory_bytes: int | None
     kernel: str
     os: str | None
+    emulated: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -23,3 +23,25 @@ def test_a_bar_of_80_columns_keeps_amount_time_left_and_rate(
     assert len(last) <= 80
     assert label.split("(")[0][:5] in last
     assert f"done {label}" in plain
+
+
+def test_steps_at_the_same_time_have_a_bar_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    progress = TerminalProgress()
+    with progress.step("ssh://[pi]", 5, "repeats") as first:
+        with progress.step("local", 5, "repeats") as second:
+            first(2)
+            second(3)
+            bars = progress._bars
+            bars.refresh()
+            assert len(bars.tasks) == 2
+        first(1)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    both = plain[plain.index("2/5 repeats") :]
+    assert "3/5 repeats" in both
+    assert "done ssh://[pi]" in plain
+    assert "done local" in plain
+    assert progress._bars is None

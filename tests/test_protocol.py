@@ -3,18 +3,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_bundle import fake_bundle
 
 from benchmarks.protocol import answer_on_device, benchmark
 from benchmarks.results import result_from_json
-from exporters.bundle import (
-    BaseModelInfo,
-    Manifest,
-    PrecisionInfo,
-    RuntimeInfo,
-    TokenInfo,
-    list_files,
-    write_manifest,
-)
 from runtimes.devices.local import LocalDevice
 from runtimes.facts import machine_facts
 from toolkit.errors import BundleError, DeviceError
@@ -25,22 +17,7 @@ FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
 
 @pytest.fixture
 def bundle(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"weights")
-    manifest = Manifest(
-        schema_version=1,
-        name="fake-int4",
-        created="2026-03-04T10:11:12+00:00",
-        edgeplm_version="0.1.0",
-        base_model=BaseModelInfo("org/small-lm", "ab" * 32, "Fake", 50, "Apache-2.0"),
-        runtime=RuntimeInfo("fake", "7.0"),
-        precision=PrecisionInfo("int4", "groups of 32", 4.5),
-        context_length=200,
-        tokens=TokenInfo(50, [9]),
-        chat_template=None,
-        files=list_files(tmp_path),
-    )
-    write_manifest(tmp_path, manifest)
-    return tmp_path
+    return fake_bundle(tmp_path)
 
 
 def small(bundle, **changes):

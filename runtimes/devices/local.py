@@ -37,6 +37,7 @@ class LocalDevice(Device):
 
     def __init__(self, *, timeout: float | None = None, agent: Sequence[str] | None = None) -> None:
         self.timeout = timeout
+        self._running: set[subprocess.Popen[str]] = set()
         self.agent = tuple(agent) if agent else (*_AGENT, f"{END_WITH_PARENT}{os.getpid()}")
 
     def facts(self) -> Facts:
@@ -51,7 +52,7 @@ class LocalDevice(Device):
         """Run `plan` in a fresh process; whatever ends this call ends the process too."""
         samples: list[Sample] = []
         stderr: deque[str] = deque(maxlen=_STDERR_LINES)
-        with _started(self.agent) as agent:
+        with _started(self.agent) as agent, self._closable(agent):
             reader = threading.Thread(target=_drain, args=(agent, stderr), daemon=True)
             reader.start()
             late = threading.Event()
@@ -78,6 +79,19 @@ class LocalDevice(Device):
         too_long = f"no end within {self.timeout:g} s" if late.is_set() else ""
         check_end(samples, status, stderr, device=self.name, late=too_long)
         return samples
+
+    def close(self) -> None:
+        """End the runs that are under way in other threads."""
+        for agent in tuple(self._running):
+            _kill(agent)
+
+    @contextmanager
+    def _closable(self, agent: "subprocess.Popen[str]") -> Iterator[None]:
+        self._running.add(agent)
+        try:
+            yield
+        finally:
+            self._running.discard(agent)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""`edgeplm bench`: latency and memory of a bundle on a device."""
+"""`edgeplm bench`: latency and memory of a bundle on one device or several."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,74 +17,202 @@ from toolkit.commands.common import (
     short_path,
     watch,
 )
+from toolkit.errors import printable
+
+if TYPE_CHECKING:
+    from benchmarks.lanes import Lane
+    from benchmarks.results import Result, Statistic
+    from runtimes.devices import Device
+
+_DEVICE_HELP = "local, ssh://user@host[:port] or adb:SERIAL; repeatable: each gets a lane  [default: local]."
 
 
-@click.command(short_help="Latency and memory of a bundle on a device.")
+@click.command(short_help="Latency and memory of a bundle on devices.")
 @bundle_argument
-@click.option("--device", default="local", show_default=True, help="local; ssh:// and adb: come later.")
+@click.option("--device", "devices", multiple=True, metavar="DEVICE", help=_DEVICE_HELP)
 @click.option("--threads", type=int, help="CPU threads  [default: the runtime's choice].")
 @adapter_option
 @click.option("--prompt-tokens", type=int, default=128, show_default=True)
 @click.option("--decode-tokens", type=int, default=64, show_default=True)
 @click.option("--repeat", "repeats", type=int, default=5, show_default=True)
 @click.option("--warmup", type=int, default=1, show_default=True, help="Repetitions that are discarded.")
-@click.option("--out", type=PATH, help="Also write the result, raw samples included, to this JSON file.")
+@click.option(
+    "--settle", type=float, default=30.0, show_default=True, help="Longest wait for a quiet device, in s."
+)
+@click.option(
+    "--out",
+    type=PATH,
+    help="Also write the result, raw samples included: a JSON file, or with several devices a folder.",
+)
+@click.option("--resume", is_flag=True, help="Measure only the devices whose result is not in --out yet.")
 @force_option
 @json_option
 def command(
     bundle: Path,
-    device: str,
+    devices: tuple[str, ...],
     threads: int | None,
     adapter: str | None,
     prompt_tokens: int,
     decode_tokens: int,
     repeats: int,
     warmup: int,
+    settle: float,
     out: Path | None,
+    resume: bool,
     force: bool,
     as_json: bool,
 ) -> int:
     """Measure BUNDLE: load, time to first token, prefill, decode, memory.
 
-    A run that was throttled or disturbed is marked invalid and says why (exit
-    code 3).
+    Several devices are measured at the same time; one that fails leaves the
+    others alone (exit code 1). A run that was throttled or disturbed is marked
+    invalid and says why (exit code 3).
     """
+    from benchmarks.lanes import Lane, lanes_json, measure_in_lanes
     from benchmarks.protocol import benchmark
-    from benchmarks.results import write_result
-    from runtimes.devices import parse_device
-    from toolkit.files import refuse_to_overwrite
+    from toolkit.errors import DeviceError
 
-    if out:
-        refuse_to_overwrite(out, force)
-    result = benchmark(
-        bundle,
-        parse_device(device),
-        threads=threads,
-        adapter=adapter,
-        prompt_tokens=prompt_tokens,
-        decode_tokens=decode_tokens,
-        repeats=repeats,
-        warmup=warmup,
-        progress=watch(),
-    )
-    if out:
-        write_result(result, out)
-    if as_json:
-        click.echo(result.to_json(), nl=False)
+    opened = _opened(devices or ("local",))
+    kept = _Kept(out, several=len(opened) > 1, resume=resume, force=force)
+    progress = watch()
+
+    def measure(device: "Device") -> "Result":
+        result = benchmark(
+            bundle,
+            device,
+            threads=threads,
+            adapter=adapter,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            repeats=repeats,
+            warmup=warmup,
+            settle_seconds=settle,
+            progress=progress,
+        )
+        kept.keep(result)
+        return result
+
+    setting = (threads, adapter, prompt_tokens, decode_tokens, repeats, warmup)
+    done = {device.name: kept.earlier(device.name, bundle, setting) for device in opened}
+    to_do = [device for device in opened if done[device.name] is None]
+    measured = {lane.device: lane for lane in measure_in_lanes(to_do, measure)}
+    lanes = [
+        measured.get(device.name) or Lane(device.name, done[device.name], resumed=True) for device in opened
+    ]
+    if len(lanes) == 1:
+        (lane,) = lanes
+        if lane.result is None:
+            raise lane.error or DeviceError("was not measured", where=f"device {lane.device}")
+        click.echo(lane.result.to_json(), nl=False) if as_json else _print_one(lane.result)
+    elif as_json:
+        click.echo(lanes_json(lanes))
     else:
-        rows = []
-        for name, statistic in result.statistics.items():
-            if name.startswith("decode_step_at"):
-                continue  # in the JSON; the rate says the same here
-            if statistic.unit == "bytes":
-                median, spread = megabytes(int(statistic.median)), ""
-            else:
-                median = f"{statistic.median:.4g} {statistic.unit}"
-                spread = f"{statistic.p10:.4g} to {statistic.p90:.4g}"
-            rows.append((name.replace("_", " "), median, spread, str(len(statistic.values))))
-        print_table(rows, header=("figure", "median", "10th to 90th percentile", "samples"))
-        if out:
-            click.echo(f"Result: {short_path(out)}")
-    for reason in result.validity.reasons:
-        click.echo(f"Marked invalid: {reason}", err=True)
-    return 0 if result.validity.valid else 3
+        _print_all(lanes)
+    if out and not as_json:
+        click.echo(f"Result: {short_path(out)}")
+    return _complain(lanes)
+
+
+def _opened(names: Sequence[str]) -> list["Device"]:
+    """The devices; all that is wrong with their names is said before any of them is used."""
+    from benchmarks.lanes import result_path
+    from runtimes.devices import parse_device
+    from toolkit.errors import DeviceError
+
+    opened = [parse_device(name) for name in names]
+    files = [result_path(Path(), device.name) for device in opened]
+    for number, device in enumerate(opened):
+        if files[number] in files[:number]:
+            raise DeviceError("given twice", where=f"device {device.name}", mend="Name each device once")
+    return opened
+
+
+class _Kept:
+    """Where results are written: a file for one device, a folder with a file each for several."""
+
+    def __init__(self, out: Path | None, *, several: bool, resume: bool, force: bool) -> None:
+        from toolkit.files import refuse_to_overwrite
+
+        if resume and out is None:
+            raise click.UsageError("--resume needs --out: it goes on from the results there.")
+        if several and out and out.exists() and not out.is_dir():
+            raise click.UsageError(f"--out {out}: with several devices it is a folder, and this is a file.")
+        self._out, self._several, self._resume = out, several, resume
+        if out and not resume and not (several and out.is_dir() and not any(out.iterdir())):
+            refuse_to_overwrite(out, force)
+
+    def path(self, device: str) -> Path | None:
+        from benchmarks.lanes import result_path
+
+        return result_path(self._out, device) if self._out and self._several else self._out
+
+    def keep(self, result: "Result") -> None:
+        from benchmarks.results import write_result
+
+        if (path := self.path(result.environment.device)) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_result(result, path)
+
+    def earlier(self, device: str, bundle: Path, setting: tuple[object, ...]) -> "Result | None":
+        """With --resume: the result that is there already, of the same bundle measured in the same way."""
+        path = self.path(device)
+        if not self._resume or path is None:
+            return None
+        from benchmarks.lanes import earlier_result
+        from exporters.bundle import MANIFEST
+        from toolkit.files import sha256_of
+
+        digest = sha256_of(bundle / MANIFEST)
+
+        def same(result: "Result") -> bool:
+            was = result.setting
+            asked = (
+                was.threads, was.adapter, was.prompt_tokens, was.decode_tokens, was.repeats, was.warmup
+            )  # fmt: skip
+            return asked == setting and result.environment.bundle.manifest_sha256 == digest
+
+        return earlier_result(path, device, same)
+
+
+def _print_one(result: "Result") -> None:
+    rows = []
+    for name, statistic in result.shown.items():
+        if name.startswith("decode_step_at"):
+            continue  # in the JSON; the rate says the same here
+        spread = "" if statistic.unit == "bytes" else f"{statistic.p10:.4g} to {statistic.p90:.4g}"
+        rows.append((name.replace("_", " "), _median(statistic), spread, str(len(statistic.values))))
+    print_table(rows, header=("figure", "median", "10th to 90th percentile", "samples"))
+
+
+def _print_all(lanes: Sequence["Lane"]) -> None:
+    figures = ("ttft", "prefill_rate", "decode_rate", "peak_rss", "instructions")
+    rows = []
+    for lane in lanes:
+        shown = lane.result.shown if lane.result else {}
+        found = [next((s for name, s in shown.items() if name.startswith(start)), None) for start in figures]
+        state = "failed" if lane.result is None else "valid" if lane.result.validity.valid else "invalid"
+        rows.append((lane.device, state, *(_median(figure) if figure else "" for figure in found)))
+    header = ["device", "run", *(name.replace("_", " ") for name in figures)]
+    kept = [column for column in range(len(header)) if column < 2 or any(row[column] for row in rows)]
+    print_table(
+        [[row[column] for column in kept] for row in rows], header=[header[column] for column in kept]
+    )
+
+
+def _median(statistic: "Statistic") -> str:
+    if statistic.unit == "bytes":
+        return megabytes(int(statistic.median))
+    return f"{statistic.median:.4g} {statistic.unit.replace('tokens/s', 't/s')}"
+
+
+def _complain(lanes: Sequence["Lane"]) -> int:
+    """Say on standard error which lanes failed or are invalid, and why; the exit code."""
+    for lane in lanes:
+        place = f"{lane.device}: " if len(lanes) > 1 else ""
+        if lane.error is not None:
+            click.echo(f"Error: {printable(str(lane.error))}", err=True)
+        for reason in lane.result.validity.reasons if lane.result else ():
+            click.echo(f"{place}Marked invalid: {reason}", err=True)
+    if any(lane.result is None for lane in lanes):
+        return 1
+    return 0 if all(lane.result and lane.result.validity.valid for lane in lanes) else 3
