@@ -24,7 +24,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Change:
-    """A figure of two runs. `ratio` is after / before, `low` and `high` its interval: None for single values."""
+    """A figure of two runs. `ratio` is after / before, `low` and `high` its interval; single values have none."""
 
     name: str
     unit: str
