@@ -24,7 +24,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Change:
-    """A figure of two runs. `ratio` is after / before, `low` and `high` its interval; single values have none."""
+    """A figure of two runs. `ratio` is after / before, `low` and `high` its interval; else None."""
 
     name: str
     unit: str
