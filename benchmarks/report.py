@@ -84,8 +84,16 @@ def _context(report: Report) -> dict[str, Any]:
             "strip": measured.survival_plot(checked),
             "scatter": measured.scatter_plot(checked),
         }
-    if report.benchmark is not None:
-        context["speed"] = measured.speed_table(report.benchmark)
+    if report.benchmarks:
+        context["speed"] = [
+            {
+                "result": result,
+                "name": result.environment.device,
+                "facts": views.device_facts(result) if number else (),  # the first one's are at the end
+                "table": measured.speed_table(result, number),
+            }
+            for number, result in enumerate(report.benchmarks)
+        ]
     if report.files:
         against = views.size_plot(report.files, report.float_bytes) if report.float_bytes else None
         context["files"] = {"table": views.files_table(report.files), "plot": against}

@@ -169,12 +169,17 @@ class Report:
     files: tuple[ExportedFile, ...] = ()
     float_bytes: int | None = None
     verification: Verification | None = None
-    benchmark: Result | None = None
+    benchmarks: tuple[Result, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
     caveats: tuple[str, ...] = ()
     withheld: str | None = None
+
+    @property
+    def benchmark(self) -> Result | None:
+        """The measurement on the device where the bundle was verified."""
+        return self.benchmarks[0] if self.benchmarks else None
 
     def arm(self, *roles: Role) -> Arm | None:
         """The arm of the first of `roles` that the report has."""

@@ -97,22 +97,25 @@ _MEASURES = {
 }
 
 
-def speed_table(result: Result) -> Table:
-    """Every statistic with its spread and its raw samples as dots, in the order of `_MEASURES`."""
-    statistics = result.statistics
+def speed_table(result: Result, number: int = 0) -> Table:
+    """Every statistic with its spread and its raw samples as dots, in the order of `_MEASURES`.
+
+    `number` tells the plots of several devices apart.
+    """
+    statistics = result.shown
     names = [name for start in _MEASURES for name in statistics if name.startswith(start)]
-    rows = tuple(_speed_row(name, statistics[name]) for name in names)
+    rows = tuple(_speed_row(name, statistics[name], number) for name in names)
     columns = ("Measure", "Median", "95 % interval", "p10 to p90", "Every sample, least to most")
     return Table("Measured in the runtime, warm-up discarded", columns, rows, frozenset({1, 2, 3}))
 
 
-def _speed_row(name: str, value: Statistic) -> tuple[Cell, ...]:
+def _speed_row(name: str, value: Statistic, number: int) -> tuple[Cell, ...]:
     label, median = _measure(name), figures.quantity(value.median, value.unit)
     if len(value.values) == 1:
         return (label, median, "", "", "")
     ends = _range(min(value.values), max(value.values), value.unit)
     dots = plots.Dots(label, value.values, ends, value.median)
-    strip = plots.dot_strip(f"speed-{name}", f"{label}: {len(value.values)} samples", dots)
+    strip = plots.dot_strip(f"speed-{number}-{name}", f"{label}: {len(value.values)} samples", dots)
     spreads = ((value.low, value.high), (value.p10, value.p90))
     return (label, median, *(_range(low, high, value.unit) for low, high in spreads), strip)
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from benchmarks import figures, plots
 from benchmarks.report_data import Arm, Curve, ExportedFile, Query, Report
+from benchmarks.results import Result
 from benchmarks.verdicts import arm_interval, gain, spoken
 
 Cell = str | Markup
@@ -172,32 +173,35 @@ def curves_table(curves: Sequence[Curve]) -> Table:
 
 def environment_facts(report: Report) -> list[tuple[str, str]]:
     """Where the speed was measured, then what the run adds."""
-    facts: list[tuple[str, str | None]] = []
-    if report.benchmark is not None:
-        env = report.benchmark.environment
-        about: Mapping[str, object] = env.facts
-        cores = about.get("cores_physical"), about.get("cores_logical")
-        memory = about.get("memory_bytes")
-        facts = [
-            ("Device", env.device),
-            ("Board", _text(about.get("board"))),
-            ("CPU", _text(about.get("cpu"))),
-            ("Cores", f"{cores[0]} physical, {cores[1]} logical" if cores[0] else _text(cores[1])),
-            ("Highest clock", f"{about['max_mhz']:.0f} MHz" if about.get("max_mhz") else None),
-            ("Memory", figures.size(memory) if isinstance(memory, int) else None),
-            ("Kernel", _text(about.get("kernel"))),
-            ("System", _text(about.get("os"))),
-            ("Governor", ", ".join(env.governors) if env.governors else "not told by the machine"),
-            (
-                "Temperature",
-                _temperatures(env.temperature_before, env.temperature_highest, env.temperature_after),
-            ),
-            ("Load average before", figures.number(env.load_average_before, 2)),
-            ("Versions", ", ".join(f"{name} {version}" for name, version in env.versions.items())),
-            ("Bundle's manifest", f"sha256 {env.bundle.manifest_sha256}"),
-            ("EdgePLM's commit", env.git),
-        ]
-    facts += report.environment.items()
+    measured = device_facts(report.benchmark) if report.benchmark else []
+    return [*measured, *((name, value) for name, value in report.environment.items() if value)]
+
+
+def device_facts(result: Result) -> list[tuple[str, str]]:
+    """The device of one measurement, and with what it was measured."""
+    env = result.environment
+    about: Mapping[str, object] = env.facts
+    cores = about.get("cores_physical"), about.get("cores_logical")
+    memory = about.get("memory_bytes")
+    facts: list[tuple[str, str | None]] = [
+        ("Device", env.device),
+        ("Board", _text(about.get("board"))),
+        ("CPU", _text(about.get("cpu"))),
+        ("Cores", f"{cores[0]} physical, {cores[1]} logical" if cores[0] else _text(cores[1])),
+        ("Highest clock", f"{about['max_mhz']:.0f} MHz" if about.get("max_mhz") else None),
+        ("Memory", figures.size(memory) if isinstance(memory, int) else None),
+        ("Kernel", _text(about.get("kernel"))),
+        ("System", _text(about.get("os"))),
+        ("Governor", ", ".join(env.governors) if env.governors else "not told by the machine"),
+        (
+            "Temperature",
+            _temperatures(env.temperature_before, env.temperature_highest, env.temperature_after),
+        ),
+        ("Load average before", figures.number(env.load_average_before, 2)),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in env.versions.items())),
+        ("Bundle's manifest", f"sha256 {env.bundle.manifest_sha256}"),
+        ("EdgePLM's commit", env.git),
+    ]
     return [(name, value) for name, value in facts if value]
 
 

@@ -178,7 +178,7 @@ def _cost(report: Report) -> Verdict | None:
     answer: tuple[str, Tone] = ("Not measured", "unsure")
     main = [(figures.size(total), "on disk")]
     if measured is not None:
-        statistics = measured.statistics
+        statistics = measured.shown
         valid = measured.validity.valid
         answer = ("Valid run", "good") if valid else ("Run not valid", "unsure")
         rate = decode_rate(statistics)

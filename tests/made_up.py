@@ -191,7 +191,7 @@ def report(**changes):
         "files": (ExportedFile("model.onnx.data", 118_400_000, "int4"), ExportedFile("model.onnx", 412_000)),
         "float_bytes": 540_000_000,
         "verification": verification(),
-        "benchmark": result(),
+        "benchmarks": (result(),),
         "environment": {"torch": "2.13.0"},
         "provenance": {"Base model": "org/small-lm"},
         "command": "edgeplm run recipe.yaml",

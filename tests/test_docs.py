@@ -352,7 +352,14 @@ MAY_IMPORT = {
     "runtimes": {"exporters.bundle"},
     "benchmarks": {"exporters.bundle", "runtimes"},
 }
-OTHER_ROOMS_WELCOME = ("pipeline.py", "bundling.py", "fleet/bundles.py", "run_report.py", "commands/")
+OTHER_ROOMS_WELCOME = (
+    "pipeline.py",
+    "bundling.py",
+    "measuring.py",
+    "fleet/bundles.py",
+    "run_report.py",
+    "commands/",
+)
 
 
 def imports_of(path):

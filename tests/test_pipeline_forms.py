@@ -151,7 +151,7 @@ def test_an_adapter_that_is_no_better_is_not_shipped_and_the_report_says_so(
     assert shipped.bundle == folder / "bundle" and open_bundle(shipped.bundle)
     result = run(recipe(guard=True))
     assert result.finetuning.better_than_base is False
-    assert (result.bundle, result.benchmark, result.verification) == (None, None, {})
+    assert (result.bundle, result.benchmarks, result.verification) == (None, [], {})
     assert result.failures == [result.finetuning.withheld]
     assert not any((folder / name).exists() for name in ("bundle", "verification", "benchmark"))
     assert [arm.arm for arm in result.arms] == ["base", "adapter (real)"]

@@ -247,8 +247,10 @@ BAD_VALUES = [
     ("export: {context_length: 63}", "accepted: whole number at least 64"),
     ("verify: {min_correlation: 1.5}", "accepted: number from -1 to 1"),
     ("bench: {threads: 0}", "bench.threads: found 0; accepted: whole number at least 1, or null"),
-    ("bench: {device: 'ssh://'}", "accepted: local, ssh://user@host[:port] or adb:SERIAL"),
-    ("bench: {device: 'ssh://-oProxyCommand=x'}", "accepted: local, ssh://user@host[:port]"),
+    ("bench: {devices: ['ssh://']}", "accepted: different ones of local, ssh://user@host[:port] and adb:"),
+    ("bench: {devices: ['ssh://-oProxyCommand=x']}", "accepted: different ones of local, ssh://user@host"),
+    ("bench: {devices: [local, local]}", "accepted: different ones of local, ssh://user@host[:port]"),
+    ("bench: {devices: []}", "accepted: different ones of local, ssh://user@host[:port] and adb:SERIAL"),
 ]
 
 
@@ -264,10 +266,8 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, line: str, expecte
     ["local", "ssh://pi@raspberrypi.local", "ssh://pi@10.0.0.2:2222", "ssh://[fe80::1]:22", "adb:R58M1"],
 )
 def test_devices(device: str) -> None:
-    assert (
-        recipe_from_dict({"task": "t", "profile": "p", "bench": {"device": device}}, "x").bench.device
-        == device
-    )
+    recipe = recipe_from_dict({"task": "t", "profile": "p", "bench": {"devices": [device]}}, "x")
+    assert recipe.bench.devices == (device,)
 
 
 UNKNOWN = [
@@ -587,7 +587,7 @@ def test_replacing_reports_all_problems() -> None:
     assert "finetune.epochs: found x; accepted: whole number at least 1" in text
     assert "fintune.rank: no such field; did you mean finetune.rank?" in text
     assert "finetune.zzz: no such field; accepted: rank, alpha, dropout" in text
-    assert "bench: is a section; accepted: a field of it (bench.device, " in text
+    assert "bench: is a section; accepted: a field of it (bench.devices, " in text
     assert "finetune.targets: line 1, column 3: not YAML: expected ',' or ']'" in text
     assert "augment.model: missing, and the teacher is an address" in text
     assert 'out: found ""; accepted: text, not empty' in text

@@ -169,9 +169,9 @@ def test_parts_without_data_are_left_out():
     bare = Page(render_report(Report("A run with little in it", "bo", task, "2026-03-04")))
     assert bare.all("section") == []
     assert "None" not in bare.text
-    for part in ("verification", "benchmark", "augmentation"):
-        assert "None" not in page(**{part: None}).text
-    without = page(verification=None, benchmark=None, files=(), curves=(), augmentation=None, queries=())
+    for part, nothing in (("verification", None), ("benchmarks", ()), ("augmentation", None)):
+        assert "None" not in page(**{part: nothing}).text
+    without = page(verification=None, benchmarks=(), files=(), curves=(), augmentation=None, queries=())
     assert {one["id"] for one in without.all("section")} == {"quality", "caveats", "provenance"}
 
 
@@ -189,7 +189,7 @@ def test_the_first_screen_answers_the_three_questions():
 
 
 def test_a_report_without_a_bundle_says_so_first():
-    made = told(withheld="not shipped: it is not better", verification=None, benchmark=None, files=())
+    made = told(withheld="not shipped: it is not better", verification=None, benchmarks=(), files=())
     assert list(made) == ["quality", "caveats"]
     assert (made["caveats"].answer, made["caveats"].tone) == ("No", "bad")
     assert made["caveats"].evidence[0] == "Not shipped: it is not better."
@@ -248,8 +248,8 @@ def test_thresholds_met_with_worse_answers_is_not_a_yes():
 
 def test_an_invalid_run_says_why_on_the_first_screen_and_below():
     invalid = result(during={"throttle_flags": 4})
-    assert told(benchmark=invalid)["speed"].answer == "Run not valid"
-    assert page(benchmark=invalid).text.count("the firmware reports throttled") == 2
+    assert told(benchmarks=(invalid,))["speed"].answer == "Run not valid"
+    assert page(benchmarks=(invalid,)).text.count("the firmware reports throttled") == 2
 
 
 def test_every_raw_sample_is_a_dot():
@@ -352,4 +352,20 @@ def test_plots_stand_degenerate_data():
 def test_samples_of_a_short_run_still_make_a_page():
     short = result(repeats=1)
     assert len([s for s in samples(repeats=1) if s["kind"] == "prefill"]) == 2
-    assert "Run not valid" in page(benchmark=short).text
+    assert "Run not valid" in page(benchmarks=(short,)).text
+
+
+def test_several_devices_have_a_part_each_and_the_emulated_one_no_times():
+    board = result()
+    phone = result(slow=(1.5,) * 5)
+    where = replace(
+        phone.environment, device="adb:PHONE", facts={**phone.environment.facts, "emulated": True}
+    )
+    found = page(benchmarks=(board, replace(phone, environment=where)))
+    speed = found.text.partition("Tokenisation and sampling")[2]
+    assert "adb:PHONE" in speed
+    assert "An emulated device" in speed
+    first, _, second = speed.partition("adb:PHONE")
+    assert "Time to first token" in first
+    assert "Time to first token" not in second
+    assert "Peak memory" in second

@@ -31,7 +31,8 @@ DEVICE_LIBRARIES = {"runtimes.agent": {"numpy"}, "runtimes.engine": {"numpy"},
                     "runtimes.executorch": {"numpy", "executorch", "torch"},
                     "runtimes.genai": {"numpy", "onnxruntime_genai"}}  # fmt: skip
 SEES_ALL = (
-    "toolkit.pipeline", "toolkit.bundling", "toolkit.fleet.bundles", "toolkit.run_report", "toolkit.commands",
+    "toolkit.pipeline", "toolkit.bundling", "toolkit.measuring", "toolkit.fleet.bundles",
+    "toolkit.run_report", "toolkit.commands",
 )  # fmt: skip
 # Programs at the very end: they may see everything, and nobody sees them.
 STUDIES = "benchmarks.studies"

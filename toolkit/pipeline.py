@@ -57,7 +57,7 @@ class RunResult:
     finetuning: Finetuning
     arms: list[Answers]
     verification: dict[str, Any]
-    benchmark: Any
+    benchmarks: list[Any]
     failures: list[str]
 
     def arm(self, name: str) -> Answers:
@@ -106,8 +106,10 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
     """
     from exporters.task_adapter import with_task_adapter
     from runtimes.devices import parse_device
+    from toolkit.measuring import stage_names
 
-    parse_device(recipe.bench.device)  # refused now, not after the training
+    for device in recipe.bench.devices:
+        parse_device(device)  # refused now, not after the training
     task = load_task(recipe.task_source)
     profile = read_profile(recipe.profile_path, task, recipe.user)
     with RunFolder(recipe.out_path).open() as folder:
@@ -131,11 +133,12 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
             finetuning=finetuning,
             arms=read_answers(answers.folder / "answers.json"),
             verification={},
-            benchmark=None,
+            benchmarks=[],
             failures=[],
         )
         if finetuning.withheld:
-            folder.drop("bundle", "verification", "benchmark")  # of an earlier run, and not of this adapter
+            # Of an earlier run, and not of this adapter.
+            folder.drop("bundle", "verification", *stage_names(recipe.bench.devices))
             result = replace(result, failures=[finetuning.withheld])
         else:
             result = _ship(state, result, adapters, weights)
@@ -145,16 +148,19 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
 
 def _ship(run: _Run, result: RunResult, adapters: Stage, weights: Stage | None) -> RunResult:
     """The bundle, verified and measured."""
+    from toolkit.measuring import measure_bundle
+
     bundle = _bundle_stage(run, adapters, result.finetuning, result.augmentation, weights)
     verification = _verification_stage(run, adapters, result.finetuning, bundle)
     found = json.loads((verification.folder / "verification.json").read_text(encoding="utf-8"))
+    benchmarks, failed = measure_bundle(run.folder, bundle, run.recipe.bench, _attached(run), run.progress)
     result = replace(
         result,
         bundle=bundle.folder,
         arms=[*result.arms, *read_answers(verification.folder / "answers.json")],
         verification=found,
-        benchmark=_benchmark_stage(run, bundle),
-        failures=found["failures"],
+        benchmarks=benchmarks,
+        failures=[*found["failures"], *failed],
     )
     result = replace(result, failures=[*result.failures, *_metric_failures(result)])
     outcome = {"metric": run.task.primary_metric, "metric_loss": result.metric_loss}
@@ -335,7 +341,7 @@ def _verification_stage(run: _Run, adapters: Stage, finetuning: Finetuning, bund
         write_atomic(folder / "verification.json", json.dumps(found, indent=1) + "\n")
         artifact = answer_bundle(
             bundle.folder,
-            run.recipe.bench.device,
+            run.recipe.bench.devices[0],
             run.task,
             run.profile,
             adapter=_attached(run),
@@ -343,34 +349,9 @@ def _verification_stage(run: _Run, adapters: Stage, finetuning: Finetuning, bund
         )
         write_answers(folder / "answers.json", [artifact])
 
-    inputs = {"bundle": bundle.key, "verify": run.recipe.verify.as_dict(), "device": run.recipe.bench.device}
+    device = run.recipe.bench.devices[0]
+    inputs = {"bundle": bundle.key, "verify": run.recipe.verify.as_dict(), "device": device}
     return run.folder.stage("verification", inputs, work)
-
-
-def _benchmark_stage(run: _Run, bundle: Stage) -> Any:
-    from benchmarks.protocol import benchmark
-    from benchmarks.results import read_result, write_result
-    from runtimes.devices import parse_device
-
-    settings = run.recipe.bench
-
-    def work(folder: Path) -> None:
-        result = benchmark(
-            bundle.folder,
-            parse_device(settings.device),
-            threads=settings.threads,
-            adapter=_attached(run),
-            prompt_tokens=settings.prompt_tokens,
-            decode_tokens=settings.decode_tokens,
-            repeats=settings.repeats,
-            warmup=settings.warmup,
-            settle_seconds=settings.settle,
-            progress=run.progress,
-        )
-        write_result(result, folder / "result.json")
-
-    stage = run.folder.stage("benchmark", {"bundle": bundle.key, "bench": settings.as_dict()}, work)
-    return read_result(stage.folder / "result.json")
 
 
 def _finish_manifest(bundle: Path, verification: Mapping[str, Any]) -> None:

@@ -15,6 +15,10 @@ _DEVICE = re.compile(
 )
 
 
+def _are_devices(names: tuple[str, ...]) -> bool:
+    return len(set(names)) == len(names) > 0 and all(_DEVICE.fullmatch(name) for name in names)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRecipe(Settings):
     """The LoRA adapter and its training."""
@@ -220,11 +224,12 @@ class VerifyRecipe(Settings):
 class BenchRecipe(Settings):
     """How the bundle is measured."""
 
-    device: str = setting(
-        "local",
-        "The device that is measured: this machine, a board over ssh, or a phone over adb.",
-        accepts="local, ssh://user@host[:port] or adb:SERIAL",
-        test=lambda device: _DEVICE.fullmatch(device) is not None,
+    devices: tuple[str, ...] = setting(
+        ("local",),
+        "The devices that are measured: this machine, boards over ssh, phones over adb; all at once. "
+        "On the first one the bundle also answers the held-out queries.",
+        accepts="different ones of local, ssh://user@host[:port] and adb:SERIAL",
+        test=_are_devices,
     )
     threads: int | None = setting(
         None, "CPU threads of the runtime; null leaves their number to the runtime.", at_least=1

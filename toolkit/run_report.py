@@ -57,7 +57,7 @@ def report_of(result: "RunResult", base: BaseModel, command: str | None) -> Repo
         else (),
         float_bytes=4 * manifest.base_model.parameters if manifest else None,
         verification=_verification(result),
-        benchmark=result.benchmark,
+        benchmarks=tuple(result.benchmarks),
         environment={
             "EdgePLM": __version__,
             **{name: version(name) for name in ("torch", "transformers", "peft", "onnxruntime-genai")},

@@ -7,6 +7,7 @@ import click
 from toolkit.commands.common import megabytes, print_json, print_paragraph, print_table, short_path
 
 if TYPE_CHECKING:
+    from benchmarks.results import Result
     from exporters.bundle import Manifest
     from toolkit.pipeline import RunResult
 
@@ -39,14 +40,23 @@ def outcome(result: "RunResult") -> dict[str, Any]:
     }
     if result.bundle is None:
         return found
-    manifest, validity = read_manifest(result.bundle), result.benchmark.validity
-    speed = {name: value.median for name, value in result.benchmark.statistics.items()}
+    manifest = read_manifest(result.bundle)
     return {
         **found,
-        "benchmark": {"median": speed, "validity": validity.valid, "reasons": validity.reasons},
+        "benchmarks": [_speed_data(each) for each in result.benchmarks],
         "bytes": manifest.total_bytes,
         "bits_per_weight": manifest.precision.bits_per_weight,
         "bundle": str(result.bundle),
+    }
+
+
+def _speed_data(measured: "Result") -> dict[str, Any]:
+    validity = measured.validity
+    return {
+        "device": measured.environment.device,
+        "median": {name: value.median for name, value in measured.shown.items()},
+        "validity": validity.valid,
+        "reasons": validity.reasons,
     }
 
 
@@ -71,8 +81,10 @@ def _print_outcome(result: "RunResult") -> None:
         return
     paths.insert(1, ("bundle", short_path(result.bundle)))
     print_table([("size", size_text(manifest)), *_kept_rows(result), *_speed_rows(result), *paths])
-    if not result.benchmark.validity.valid:
-        print_paragraph(f"Speed is marked invalid: {'; '.join(result.benchmark.validity.reasons)}.")
+    for measured in result.benchmarks:
+        if not measured.validity.valid:
+            where = f" on {measured.environment.device}" if len(result.benchmarks) > 1 else ""
+            print_paragraph(f"Speed{where} is marked invalid: {'; '.join(measured.validity.reasons)}.")
     for failure in result.failures:
         print_paragraph(f"Check fell short: {failure}", err=True, fg="red")
     if result.failures:
@@ -113,18 +125,19 @@ def _kept_rows(result: "RunResult") -> list[tuple[str, str]]:
 
 
 def _speed_rows(result: "RunResult") -> list[tuple[str, str]]:
-    speed = result.benchmark.statistics
     rows = []
-    rate = next((speed[name] for name in speed if name.startswith("decode_rate_at")), None)
-    if rate is not None and "ttft" in speed:
-        ttft, prompt = 1000 * speed["ttft"].median, result.recipe.bench.prompt_tokens
-        rows.append(
-            ("speed", f"{rate.median:.0f} tokens/s, first token after {ttft:.0f} ms (prompt of {prompt})")
-        )
-    if "peak_rss" in speed:
-        rows.append(
-            ("memory", f"{megabytes(int(speed['peak_rss'].median))} peak, runtime and Python included")
-        )
+    for measured in result.benchmarks:
+        speed = measured.shown
+        if len(result.benchmarks) > 1:
+            rows.append(("device", measured.environment.device))
+        rate = next((speed[name] for name in speed if name.startswith("decode_rate_at")), None)
+        if rate is not None and "ttft" in speed:
+            ttft, prompt = 1000 * speed["ttft"].median, measured.setting.prompt_tokens
+            first = f"first token after {ttft:.0f} ms (prompt of {prompt})"
+            rows.append(("speed", f"{rate.median:.0f} tokens/s, {first}"))
+        if "peak_rss" in speed:
+            peak = megabytes(int(speed["peak_rss"].median))
+            rows.append(("memory", f"{peak} peak, runtime and Python included"))
     return rows
 
 
