@@ -1,10 +1,15 @@
 """Fixtures that several test files share."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from adb_device import FakePhone
+from adb_server import AdbServer, running
 from teacher_server import KEY, Server
+
+from toolkit.errors import DeviceError
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +36,32 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def one_adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
+    """An adb server for all tests that need one; they are left out where there is no adb."""
+    try:
+        server = running(tmp_path_factory.mktemp("adb"))
+    except DeviceError as missing:
+        pytest.skip(str(missing))
+    with server as started:
+        yield started
+
+
+@pytest.fixture
+def adb(one_adb_server: AdbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[AdbServer]:
+    """The server, for this test and the programs that it starts; without a device afterwards."""
+    for name, value in one_adb_server.variables.items():
+        monkeypatch.setenv(name, value)
+    yield one_adb_server
+    one_adb_server.client("disconnect")
+
+
+@pytest.fixture
+def phone(adb: AdbServer, tmp_path: Path) -> Iterator[FakePhone]:
+    """A phone that is connected to the server."""
+    made = FakePhone(tmp_path / "phone")
+    adb.client("connect", made.serial)
+    yield made
+    made.close()
