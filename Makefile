@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 # own CPU index as their "Get Started" page shows it:  make venv TORCH_INDEX=https://...
 TORCH_INDEX ?=
 
-.PHONY: demo test test-slow lint format docs venv clean android-check android-app
+.PHONY: demo test test-slow lint format docs venv clean android-check android-app devices-up devices-test devices-down
 .DEFAULT_GOAL := demo
 
 demo: venv
@@ -56,6 +56,16 @@ elif $(PIP_INSTALL) "$(TORCH)+cpu" 2>/dev/null; then :; \
 elif $(PIP_INSTALL) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu "$(TORCH)"; then :; \
 else echo "No CPU build of $(TORCH) was found. Give PyTorch's CPU index: make venv TORCH_INDEX=ADDRESS"; exit 1; fi
 endef
+
+# A virtual Raspberry Pi and a virtual Android with real parts (root, Debian): CONTRIBUTING.md.
+devices-up: venv
+	$(BIN)/python tests/devices/virtual.py up
+
+devices-test: venv
+	$(BIN)/python -m pytest -m devices tests/devices
+
+devices-down: venv
+	$(BIN)/python tests/devices/virtual.py down
 
 # Kotlin compiled and tested, an APK built and signed, with neither Gradle nor an Android SDK: docs/android.md.
 android-check: venv
