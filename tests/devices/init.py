@@ -7,6 +7,7 @@ end all processes of the device and all its mounts, whatever the reason; nothing
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,11 +38,14 @@ def populate(root: Path, replaced: dict[str, str], covered: dict[str, str]) -> N
     mount("--bind", "/dev/pts", MOUNTED / "dev/pts")
     (MOUNTED / "dev/ptmx").symlink_to("pts/ptmx")
     (MOUNTED / "dev/shm").mkdir(mode=0o1777)
-    for target, source in covered.items():
-        mount("--bind", source, MOUNTED / target)
     mount("-t", "proc", "proc", "/proc")
     mount("-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run")
     Path("/run/sshd").mkdir()
+    for number, (target, source) in enumerate(covered.items()):
+        # By way of another file system: df would take the mount for the one that the device's files are on.
+        copy = Path(f"/run/covered-{number}")
+        shutil.copy(source, copy)
+        mount("--bind", copy, MOUNTED / target)
     for target, source in replaced.items():
         mount("--bind", source, target)
 

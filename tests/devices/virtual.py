@@ -30,10 +30,12 @@ from state import (
     save,
     start,
 )
+from tools import Tools
 
 PROGRAMS = (
     "apt-get:apt",
     "dpkg-deb:dpkg",
+    "cc:gcc",
     "unshare:util-linux",
     "ssh:openssh-client",
     "sshd:openssh-server",
@@ -107,7 +109,7 @@ def status(folder: Path) -> None:
 def _bring_up_pi(folder: Path, state: State) -> str:
     own = folder / "pi"
     archive = Archive(folder / "packages", codename(), "arm64")
-    _built(own, lambda fresh: virtual_pi.build(fresh, archive))
+    _built(own, lambda fresh: virtual_pi.build(fresh, archive, _tools(folder)))
     if not _up("pi", state):
         state.ports["pi"] = free_port()
         virtual_pi.configure(own, state.ports["pi"])
@@ -121,7 +123,7 @@ def _bring_up_pi(folder: Path, state: State) -> str:
 def _bring_up_android(folder: Path, state: State) -> str:
     own = folder / "android"
     archive = Archive(folder / "packages", virtual_android.RELEASE, "arm64")
-    _built(own, lambda fresh: virtual_android.build(fresh, archive))
+    _built(own, lambda fresh: virtual_android.build(fresh, archive, _tools(folder)))
     if not _up("android", state):
         state.ports["android"], state.ports["android-server"] = free_port(), free_port()
         virtual_android.configure(own, state.ports["android"])
@@ -133,6 +135,10 @@ def _bring_up_android(folder: Path, state: State) -> str:
     state.devices["android"] = f"adb:127.0.0.1:{state.ports['android']}"
     state.environment |= environment
     return machine
+
+
+def _tools(folder: Path) -> Tools:
+    return Tools(folder / "tools", folder / "packages")
 
 
 def _start_init(name: str, own: Path, state: State) -> None:

@@ -1,7 +1,8 @@
 """A virtual Android: Debian's build of the real adbd under qemu, in a root that has no glibc outside /apex.
 
-As on a phone there is mksh as /system/bin/sh, one program with many names beside it (busybox for toybox), no
-/usr, no Python, and a shell user without rights outside /data/local/tmp.
+As on a phone there is mksh as /system/bin/sh, toybox with its many names beside it, no /usr, no Python, and a
+shell user without rights outside /data/local/tmp. Debian's toybox and adbd need glibc: it lies within /apex,
+where only they look for it.
 """
 
 import json
@@ -10,28 +11,20 @@ import shutil
 import time
 from pathlib import Path
 
+import counter
 import emulator
 from packages import Archive, run, unpack
 from state import Process, UnavailableError, VirtualDeviceError, last_line
+from tools import Tools
 
 RELEASE = "trixie"  # the first with adbd
-PACKAGES = ("adbd", "busybox-static", "mksh")
+PACKAGES = ("adbd", "busybox-static", "mksh", "toybox")
 SHELL_UID = 2000
 CORES = 4
 ANSWER_SECONDS = 60.0
-_APEX = "apex/com.android.adbd"
-_LOADER = "ld-linux-aarch64.so.1"
-# Of toybox's commands on Android those that busybox has too.
-_COMMANDS = """
-[ base64 basename cat chgrp chmod chown cksum clear cmp comm cp cpio cut date dd df diff dirname
-dmesg dos2unix du echo egrep env expand expr fallocate false fgrep find flock free fsync getopt grep
-groups gunzip gzip head hostname id ifconfig install ionice kill killall ln losetup ls lsof md5sum
-mkdir mkfifo mknod mktemp more mount mountpoint mv nc netstat nice nl nohup nproc od paste patch
-pgrep pidof ping pkill printenv printf ps pwd readlink realpath renice rev rm rmdir sed seq setsid
-sha1sum sha256sum sha512sum sleep sort split stat strings stty sync sysctl tac tail tar taskset tee
-test time timeout top touch tr true truncate tty umount uname uniq unlink uptime usleep uudecode
-uuencode vi vmstat watch wc which whoami xargs xxd yes zcat
-""".split()  # noqa: SIM905 - as a list of quoted words it is unreadable
+_APEX = "apex/com.android.runtime"
+# What toybox has on Android and not in Debian's build of it.
+_FROM_BUSYBOX = ("bc", "dd", "diff", "expr", "getopt", "gzip", "more", "tr", "traceroute", "vi")
 _PROPERTIES = {
     "ro.board.platform": "virtual",
     "ro.build.fingerprint": "edgeplm/virtual/virtual:14/UP1A/1:user/release-keys",
@@ -117,7 +110,7 @@ exit 1
 """
 
 
-def build(folder: Path, archive: Archive) -> None:
+def build(folder: Path, archive: Archive, helper: Tools) -> None:
     """Make the device's root in `folder`/root."""
     root = folder / "root"
     unpacked = folder / "unpacked"
@@ -130,32 +123,41 @@ def build(folder: Path, archive: Archive) -> None:
         "dev",
         "proc",
         "sys",
-        f"{_APEX}/lib64",
+        _APEX,
     ):
         (root / name).mkdir(parents=True)
     (root / "bin").symlink_to("system/bin")
     (root / "etc").symlink_to("system/etc")
     tools = root / "system/bin"
     shutil.copy(unpacked / "usr/lib/aarch64-linux-musl/bin/mksh", tools / "sh")
-    shutil.copy(unpacked / "usr/bin/busybox", tools / "toybox")
-    for name in _COMMANDS:
+    shutil.copy(unpacked / "usr/bin/busybox", tools / "busybox")
+    helper.install(unpacked / "usr/bin/toybox", unpacked, root / _APEX, f"/{_APEX}")
+    (root / _APEX / "toybox").rename(tools / "toybox")
+    adbd = unpacked / "usr/lib/android-sdk/platform-tools/adbd"
+    helper.copy_libraries(adbd, unpacked, root / _APEX)
+    shutil.copy(adbd, root / _APEX / "adbd")
+    for name in _toybox_names(unpacked):
         (tools / name).symlink_to("toybox")
+    for name in _FROM_BUSYBOX:
+        (tools / name).symlink_to("busybox")
     scripts = {"getprop": _GETPROP, "dumpsys": _DUMPSYS, "pm": _PM, "am": _AM}
     for name, script in scripts.items():
         (tools / name).write_text(script, encoding="utf-8")
         os.chmod(tools / name, 0o755)
+    counter.install(root, helper)
     properties = "".join(f"{name}={value}\n" for name, value in _PROPERTIES.items())
     files = {
         "system/build.prop": properties,
         "system/etc/virtual/battery": _BATTERY,
         "system/etc/virtual/thermalservice": _THERMAL,
-        "system/etc/edgeplm-emulated": f"qemu-user {emulator.CPU}\n",
+        # Android's C library knows its users; Debian's toybox looks for them here.
+        "system/etc/passwd": f"root:x:0:0::/:/bin/sh\nshell:x:{SHELL_UID}:{SHELL_UID}::/:/bin/sh\n",
+        "system/etc/group": f"root:x:0:\nshell:x:{SHELL_UID}:\n",
         **emulator.processor(CORES),
     }
     for name, content in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content, encoding="utf-8")
-    _adbd(unpacked, root / _APEX)
     for path in ("data/local", "data/local/tmp"):
         os.chown(root / path, SHELL_UID, SHELL_UID)
         os.chmod(root / path, 0o771)
@@ -165,8 +167,8 @@ def build(folder: Path, archive: Archive) -> None:
 
 def configure(folder: Path, port: int) -> None:
     """Write the first process's configuration: adbd as the shell user, listening on `port`."""
-    apex = f"/{_APEX}"
-    adbd = [f"{apex}/lib64/{_LOADER}", "--library-path", f"{apex}/lib64", f"{apex}/bin/adbd"]
+    # Debian's patchelf spoils adbd, which is why its loader is told where the libraries are.
+    adbd = [f"/{_APEX}/ld.so", "--library-path", f"/{_APEX}", f"/{_APEX}/adbd"]
     configuration = {
         "root": str(folder / "root"),
         "replaced": {},
@@ -211,11 +213,8 @@ def answer(folder: Path, port: int, environment: dict[str, str], process: Proces
             time.sleep(0.3)
 
 
-def _adbd(unpacked: Path, apex: Path) -> None:
-    """adbd and every library that it needs, glibc's loader among them, into a folder of their own."""
-    (apex / "bin").mkdir()
-    shutil.copy(unpacked / "usr/lib/android-sdk/platform-tools/adbd", apex / "bin/adbd")
-    libraries = unpacked / "usr/lib/aarch64-linux-gnu"
-    for path in (*libraries.glob("*.so*"), *libraries.glob("android/*.so*")):
-        if path.is_file():
-            shutil.copy(path, apex / "lib64" / path.name)
+def _toybox_names(unpacked: Path) -> list[str]:
+    """The commands of an unpacked toybox, as it lists them itself."""
+    loader = next((unpacked / "usr/lib/aarch64-linux-gnu").glob("ld-linux*"))
+    libraries = ["--library-path", str(loader.parent)]
+    return run("qemu-aarch64-static", str(loader), *libraries, str(unpacked / "usr/bin/toybox")).split()

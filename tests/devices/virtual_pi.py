@@ -5,9 +5,11 @@ import os
 import time
 from pathlib import Path
 
+import counter
 import emulator
 from packages import Archive, run, unpack
 from state import Process, UnavailableError, VirtualDeviceError, last_line
+from tools import Tools
 
 # What Raspberry Pi OS Lite has of what a benchmark touches.
 PACKAGES = (
@@ -29,7 +31,7 @@ esac
 """
 
 
-def build(folder: Path, archive: Archive) -> None:
+def build(folder: Path, archive: Archive, helper: Tools) -> None:
     """Make the device's root in `folder`/root."""
     root = folder / "root"
     archive.prepare()
@@ -44,7 +46,6 @@ def build(folder: Path, archive: Archive) -> None:
         "etc/passwd": f"root:x:0:0:root:/root:/bin/bash\n{USER}:x:{UID}:{UID}::/home/{USER}:/bin/bash\n",
         "etc/group": f"root:x:0:\n{USER}:x:{UID}:\n",
         "etc/hostname": f"{HOST}\n",
-        "etc/edgeplm-emulated": f"qemu-user {emulator.CPU}\n",
         "usr/bin/vcgencmd": _VCGENCMD,
         "sys/firmware/devicetree/base/model": MODEL + "\0",
         "sys/class/thermal/thermal_zone0/type": "cpu-thermal\n",
@@ -57,6 +58,7 @@ def build(folder: Path, archive: Archive) -> None:
         path.write_text(content, encoding="utf-8")
     os.chmod(root / "usr/bin/vcgencmd", 0o755)
     (folder / "cpuinfo").write_text(emulator.cpuinfo(CORES, MODEL), encoding="utf-8")
+    counter.install(root, helper)
     _keys(folder, root)
 
 
