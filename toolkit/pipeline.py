@@ -10,12 +10,13 @@ quantised.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from toolkit.augment import Augmentation, read_augmentation, write_augmentation, write_synthetic
+from toolkit.augment.selection import Learner
 from toolkit.bundling import answer_bundle, base_weights, calibration, make_bundle, verify_bundle
 from toolkit.chat import ChatFormat
 from toolkit.files import write_atomic
@@ -36,6 +37,7 @@ from toolkit.runfolder import RunFolder, Stage
 from toolkit.tasks import Task, load_task
 
 _WEIGHTS = "weights.safetensors"
+_REAL_ARM = "real-arm"  # the adapter on the real examples, where it was trained to choose synthetic ones
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ def run(recipe: Recipe, progress: Progress = SILENT, *, command: str | None = No
         plain = resolve_model(recipe.model_source, progress)
         base = with_task_adapter(plain, recipe.task_adapter_path, cache_folder(), progress)
         state = _Run(recipe, folder, task, profile, plain, base, open_chat(base), progress)
-        augmentation, data = _augment_stage(state)
         weights = _weights_stage(state)
+        augmentation, data = _augment_stage(state, weights)
         adapters = _finetune_stage(state, augmentation, data, weights)
         finetuning = read_finetuning(adapters.folder)
         answers = _answer_stage(state, adapters, finetuning)
@@ -171,12 +173,22 @@ def _ship(run: _Run, result: RunResult, adapters: Stage, weights: Stage | None) 
     return result
 
 
-def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
+def _augment_stage(run: _Run, weights: Stage | None) -> tuple[Augmentation | None, Stage | None]:
     settings = run.recipe.augment
     if not settings.enabled or settings.examples == 0 or run.recipe.finetune.choose == "real":
         return None, None
 
     def work(folder: Path) -> None:
+        learner = Learner(
+            run.base,
+            run.profile,
+            run.task,
+            run.recipe.finetune,
+            run.recipe.seed,
+            prepare=_preparation(run, weights),
+            folder=folder / _REAL_ARM,
+            rescue=run.folder.path / "adapters-stopped",
+        )
         made = write_synthetic(
             run.profile,
             run.task,
@@ -184,6 +196,7 @@ def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
             run.plain,
             answers_path=run.folder.path / "teacher-answers.jsonl",
             audit_path=run.folder.path / "audit.jsonl",
+            learner=learner,
             progress=run.progress,
         )
         write_augmentation(made, folder)
@@ -195,6 +208,9 @@ def _augment_stage(run: _Run) -> tuple[Augmentation | None, Stage | None]:
         "augment": settings.as_dict(),
         "teacher": run.recipe.teacher_sources,
     }
+    if settings.select.enabled:  # its models are those of the training
+        inputs |= {"student": run.base.sha256, "finetune": run.recipe.finetune.as_dict()}
+        inputs |= {"weights": weights.key if weights else None}
     stage = run.folder.stage("dataset", inputs, work)
     return read_augmentation(stage.folder), stage
 
@@ -228,13 +244,7 @@ def _finetune_stage(
     run: _Run, augmentation: Augmentation | None, data: Stage | None, weights: Stage | None
 ) -> Stage:
     settings = run.recipe.finetune
-
-    def prepare(model: Any) -> None:
-        from exporters.quantise.calibrate import apply_weights
-        from exporters.quantise.store import read_weights
-
-        if weights and settings.quantization_aware:
-            apply_weights(model, read_weights(weights.folder / _WEIGHTS))
+    real_arm = data.folder / _REAL_ARM if data else None
 
     def work(folder: Path) -> None:
         finetune(
@@ -244,7 +254,8 @@ def _finetune_stage(
             settings,
             folder,
             synthetic=augmentation.kept if augmentation else (),
-            prepare=prepare,
+            prepare=_preparation(run, weights),
+            done=real_arm if real_arm and real_arm.is_dir() else None,
             rescue=run.folder.path / "adapters-stopped",
             seed=run.recipe.seed,
             force=True,
@@ -255,6 +266,19 @@ def _finetune_stage(
     if weights and settings.quantization_aware:
         inputs["weights"] = weights.key
     return run.folder.stage("adapters", inputs, work)
+
+
+def _preparation(run: _Run, weights: Stage | None) -> Callable[[Any], None]:
+    """What makes the frozen base the one that adapters are trained on."""
+
+    def prepare(model: Any) -> None:
+        from exporters.quantise.calibrate import apply_weights
+        from exporters.quantise.store import read_weights
+
+        if weights and run.recipe.finetune.quantization_aware:
+            apply_weights(model, read_weights(weights.folder / _WEIGHTS))
+
+    return prepare
 
 
 def _answer_stage(run: _Run, adapters: Stage, finetuning: Finetuning) -> Stage:

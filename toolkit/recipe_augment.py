@@ -1,10 +1,12 @@
 """The `augment` section of a recipe: teachers, privacy, budget, selection."""
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.recipe_select import SelectRecipe
 from toolkit.schema import Conflict, Settings, setting
 from toolkit.schema_fields import shown
 
@@ -175,6 +177,8 @@ class AugmentRecipe(Settings):
         "en_core_web_sm",
         "The spaCy pipeline that finds names: an installed package or a folder. Larger ones find more.",
     )
+
+    select: SelectRecipe = dataclasses.field(default_factory=SelectRecipe)
 
     @property
     def all_teachers(self) -> tuple[TeacherRecipe, ...]:

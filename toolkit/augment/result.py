@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.augment.selection import Selection
 from toolkit.errors import EdgePLMError
 from toolkit.files import sha256_of, write_atomic
+from toolkit.json_dataclass import read_dataclass
 from toolkit.profiles import Example
 
 EXAMPLES_FILE, REPORT_FILE = "synthetic.jsonl", "report.json"
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Augmentation:
     are of all answers used; `teacher` are all teachers' names, `teachers` the account of each. `failures`:
     what went wrong with requests, and how often. `hidden`: how many different things of each kind network
     teachers saw placeholders of; `audit`: the file with all that was sent to them. `stopped`: why the run
-    ended early, if it did. `notes`: anything else that a reader should know.
+    ended early, if it did. `notes`: anything else that a reader should know. `selection`: the account of the
+    filters by models, None if they were turned off.
     """
 
     kept: tuple[Example, ...]
@@ -66,6 +69,7 @@ class Augmentation:
     audit: str | None = None
     stopped: str | None = None
     notes: tuple[str, ...] = field(default=())
+    selection: Selection | None = None
 
     @property
     def survival(self) -> float:
@@ -104,6 +108,9 @@ def read_augmentation(folder: Path) -> Augmentation:
         kept = tuple(Example(**json.loads(line)) for line in lines if line)
         teachers = tuple(TeacherAccount(**each) for each in report["teachers"])
         report |= {"kept": kept, "notes": tuple(report["notes"]), "teachers": teachers}
+        report["selection"] = read_dataclass(
+            Selection | None, report["selection"], where=str(folder / REPORT_FILE), mend=mend
+        )
         return Augmentation(**report)
     except OSError as error:
         raise EdgePLMError(

@@ -1,6 +1,7 @@
 """Augmentation: ask teachers for new examples in a person's manner until enough survive the filters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from toolkit.augment.filters import refuse_leaks
 from toolkit.augment.plan import Asked, Planner, open_placeholders
 from toolkit.augment.prompts import Request
 from toolkit.augment.result import Augmentation
+from toolkit.augment.selection import Chooser, Learner, candidates_for, open_selection
 from toolkit.augment.tally import Account, Tally
 from toolkit.augment.teachers import Completion, Message, Style, Teacher, open_teachers
 from toolkit.errors import TeacherError
@@ -35,6 +37,7 @@ def augment(
     answers_path: Path | None = None,
     audit_path: Path | None = None,
     budget: Budget | None = None,
+    choose: Chooser | None = None,
     progress: Progress = SILENT,
 ) -> Augmentation:
     """Ask until `recipe.examples` are kept or `recipe.max_requests` requests are spent.
@@ -42,7 +45,8 @@ def augment(
     Teachers are asked in turn. They see examples of the history only, never a query, and those that are
     reached over the network see placeholders in the place of personal data. Every answer is in the file
     `answers_path` before it is used; a later run with the same arguments reads it from there and does not ask
-    again, and `budget` counts it. `audit_path` is named in the result. To a "pattern" teacher one request is
+    again, and `budget` counts it. `audit_path` is named in the result. At the end
+    `choose` takes its choice of what was kept. To a "pattern" teacher one request is
     `recipe.examples_per_request` conversations of one example each.
 
     A request that fails is counted; a teacher that fails several times in a row, or for a cause that concerns
@@ -66,6 +70,8 @@ def augment(
                 advance(len(tally.kept) - before)
             _stop_if_nobody_is_left(tally)
     refuse_leaks(tally.kept, profile.queries, task)
+    if choose is not None:
+        tally.select(choose(tuple(tally.kept)))
     return tally.result(
         staff,
         exhausted=planner.exhausted(len(tally.kept)) if tally.stopped is None else None,
@@ -82,12 +88,19 @@ def write_synthetic(
     *,
     answers_path: Path,
     audit_path: Path,
+    learner: Learner | None = None,
     progress: Progress = SILENT,
 ) -> Augmentation:
-    """Open the teachers of a whole recipe, within its budget, and `augment`."""
+    """Open the teachers of a whole recipe, within its budget, `augment`, and choose by models.
+
+    `learner` says who is to learn from the examples, if it is not `base`.
+    """
     from toolkit.augment.privacy import AuditFile
 
     settings = recipe.augment
+    learner = learner or Learner(base, profile, task, recipe.finetune, recipe.seed)
+    choose = open_selection(profile, task, settings.select, settings.examples, learner, progress)
+    settings = replace(settings, examples=candidates_for(settings.examples, settings.select))
     budget = Budget(settings.max_requests, settings.max_tokens, settings.max_cost)
     teachers = open_teachers(
         settings,
@@ -107,6 +120,7 @@ def write_synthetic(
         answers_path=answers_path,
         audit_path=audit_path,
         budget=budget,
+        choose=choose,
         progress=progress,
     )
 

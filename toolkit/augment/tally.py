@@ -2,14 +2,19 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from toolkit.augment.filters import FILTERS, Refusal, Sieve
 from toolkit.augment.prompts import Request
 from toolkit.augment.reading import Candidate
 from toolkit.augment.result import Augmentation, TeacherAccount
+from toolkit.augment.selection import MODEL_FILTERS, Selection
 from toolkit.augment.teachers import Completion, Teacher
 from toolkit.errors import TeacherError
 from toolkit.profiles import Example
+
+if TYPE_CHECKING:
+    from toolkit.augment.selection.select import Selected
 
 _SAMPLES = 3
 
@@ -42,6 +47,8 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+    written_by: dict[str, int] = field(default_factory=dict)  # a kept example's id -> its teacher's place
+    selection: Selection | None = None
 
     @property
     def answered_requests(self) -> int:
@@ -77,23 +84,35 @@ class Tally:
             name = f"synthetic-{len(self.kept) + 1:04d}"
             self.kept.append(Example(name, sifted.input, sifted.output))
             self.accounts[place].kept += 1
+            self.written_by[name] = place
             return
-        self.dropped[sifted.filter] += 1
-        samples = self.samples.setdefault(sifted.filter, [])
+        self._drop(candidate, sifted.filter, sifted.reason)
+
+    def select(self, selected: "Selected") -> None:
+        """Account for a choice of what was kept."""
+        self.kept, self.selection = list(selected.kept), selected.account
+        for each in selected.refused:
+            self.accounts[self.written_by[each.example.id]].kept -= 1
+            self._drop(each.example, each.filter, each.reason)
+
+    def _drop(self, example: Candidate | Example, name: str, reason: str) -> None:
+        self.dropped[name] += 1
+        samples = self.samples.setdefault(name, [])
         if len(samples) < _SAMPLES:
-            samples.append({"input": candidate.input, "output": candidate.output, "reason": sifted.reason})
+            samples.append({"input": example.input, "output": example.output, "reason": reason})
 
     def result(
         self, teachers: list[Teacher], *, exhausted: str | None, hidden: dict[str, int], audit: str | None
     ) -> Augmentation:
         """The account, complete."""
         accounts = self.accounts
+        filters = (*FILTERS, *(MODEL_FILTERS if self.selection else ()))
         return Augmentation(
             kept=tuple(self.kept),
             asked=self.asked,
             answered=sum(account.answered for account in accounts),
-            dropped={name: self.dropped[name] for name in FILTERS},
-            dropped_examples={name: self.samples.get(name, []) for name in FILTERS},
+            dropped={name: self.dropped[name] for name in filters},
+            dropped_examples={name: self.samples.get(name, []) for name in filters},
             prompt_tokens=sum(account.prompt_tokens for account in accounts),
             completion_tokens=sum(account.completion_tokens for account in accounts),
             teacher=", ".join(teacher.name for teacher in teachers),
@@ -117,5 +136,6 @@ class Tally:
             hidden=hidden,
             audit=audit,
             stopped=self.stopped,
+            selection=self.selection,
             notes=(*self.notes, *([exhausted] if exhausted else [])),
         )

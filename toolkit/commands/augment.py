@@ -53,9 +53,11 @@ def command(
     kept beside the output, so that a run that was killed repeats no request, and
     so is everything that was sent.
     """
+    from exporters.task_adapter import with_task_adapter
     from toolkit.augment import write_augmentation, write_synthetic
+    from toolkit.augment.selection import Learner
     from toolkit.files import refuse_to_overwrite, staged_directory
-    from toolkit.models import resolve_model
+    from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.tasks import load_task
 
@@ -71,11 +73,14 @@ def command(
         _print_requests(recipe, task, profile)
         return
     progress = watch()
+    plain = resolve_model(recipe.model_source, progress)
+    base = with_task_adapter(plain, recipe.task_adapter_path, cache_folder(), progress)
     made = write_synthetic(
         profile,
         task,
         recipe,
-        resolve_model(recipe.model_source, progress),
+        plain,
+        learner=Learner(base, profile, task, recipe.finetune, recipe.seed),
         answers_path=out.with_name(f"{out.name}.answers.jsonl"),
         audit_path=out.with_name(f"{out.name}.audit.jsonl"),
         progress=progress,

@@ -2,10 +2,11 @@
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.chat import ChatFormat
 from toolkit.errors import EdgePLMError, TrainingError
@@ -25,6 +26,9 @@ from toolkit.profiles import Example, Profile
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import FinetuneRecipe
 from toolkit.tasks import Task
+
+if TYPE_CHECKING:
+    from toolkit.finetune.scoring import Watch
 
 __all__ = [
     "REAL",
@@ -50,6 +54,8 @@ def finetune(
     *,
     synthetic: Sequence[Example] = (),
     prepare: Callable[[Any], None] | None = None,
+    watch: "Watch | None" = None,
+    done: Path | None = None,
     max_length: int | None = None,
     rescue: Path | None = None,
     seed: int = 0,
@@ -61,7 +67,9 @@ def finetune(
     Each goes into `out/NAME` in PEFT's own format, the report into `out/training.json`. A slice of the
     history (`recipe.validation`) is held out to choose the best epoch and between the adapters; the held-out
     queries are never looked at. `prepare` may change the frozen base before each training, in place: to the
-    values of its quantised weights, for quantisation-aware training. Raises EdgePLMError if no example is
+    values of its quantised weights, for quantisation-aware training. `watch` is told the losses of its
+    examples while the adapter on the real ones is trained; `done` is a folder where the same call has trained
+    that one already, which is then taken over. Raises EdgePLMError if no example is
     left to train on or another process is writing into `out`; TrainingError if the loss diverges, after
     writing the last good adapter into `rescue` (unless given, `out` with -stopped behind its name).
     """
@@ -102,6 +110,12 @@ def finetune(
     base_loss = None
     rescue = rescue or out.with_name(f"{out.name}-stopped")
     with held(out), staged_directory(out, force=force) as staging:
+        if done and REAL in arms:
+            before = read_finetuning(done)
+            base_loss = before.base_validation_loss
+            adapters += [each for each in before.adapters if each.name == REAL]
+            shutil.copytree(adapter_folder(done, REAL), adapter_folder(staging, REAL))
+            del arms[REAL]
         for name, examples in arms.items():
             model = load_model(base)
             if prepare:
@@ -116,6 +130,11 @@ def finetune(
                     recipe,
                     seed=seed,
                     validation=validation.examples,
+                    after_epoch=watch.follow(
+                        encode(watch.examples), validation.examples, recipe.tokens_per_pass
+                    )
+                    if watch and name == REAL
+                    else None,
                     progress=progress,
                     label=f"Fine-tuning on {name} ({len(examples)} examples)",
                 )

@@ -76,6 +76,16 @@ def packed_loss(model: Any, examples: Sequence[EncodedExample], *, by_runs: bool
 
     `by_runs`: attention skips what the mask would hide; NotImplementedError for a model that cannot.
     """
+    return _answer_loss(packed_logits(model, examples, by_runs=by_runs), examples)
+
+
+def padded_loss(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
+    """The same figure by the usual padded batch: the reference, and the way for models that cannot pack."""
+    return _answer_loss(padded_logits(model, examples), examples)
+
+
+def packed_logits(model: Any, examples: Sequence[EncodedExample], *, by_runs: bool = False) -> torch.Tensor:
+    """What predicts the answer tokens, of one example after the other: [answer tokens, vocabulary]."""
     tree, device = tree_of(examples), model.device
     # Sorted, and each once: two examples may predict from the same place.
     rows, each = torch.tensor(tree.rows, device=device).unique(return_inverse=True)
@@ -86,11 +96,11 @@ def packed_loss(model: Any, examples: Sequence[EncodedExample], *, by_runs: bool
             logits = forward_logits(model, tree, rows, masks_by_kind(model, nothing, nothing))
     else:
         logits = forward_logits(model, tree, rows, _masks(model, tree))
-    return _answer_loss(logits[0, each], examples)
+    return logits[0, each]
 
 
-def padded_loss(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
-    """The same figure by the usual padded batch: the reference, and the way for models that cannot pack."""
+def padded_logits(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
+    """The same by the usual padded batch."""
     longest = max(len(example) for example in examples)
     ids = torch.zeros(len(examples), longest, dtype=torch.long)
     mask = torch.zeros(len(examples), longest, dtype=torch.long)
@@ -102,13 +112,20 @@ def padded_loss(model: Any, examples: Sequence[EncodedExample]) -> torch.Tensor:
         where += [(row, start + step) for step in range(len(example.answer))]
     rows, columns = torch.tensor(where, device=model.device).T
     kept, columns = columns.unique(return_inverse=True)
-    logits = model(
+    logits: torch.Tensor = model(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         use_cache=False,
         logits_to_keep=kept,
     ).logits
-    return _answer_loss(logits[rows, columns], examples)
+    return logits[rows, columns]
+
+
+def token_losses(logits: torch.Tensor, examples: Sequence[EncodedExample]) -> torch.Tensor:
+    """The negative log-likelihood of each answer token, in nats, unweighted: [answer tokens]."""
+    targets = [token for example in examples for token in example.answer]
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(precise, torch.tensor(targets, device=logits.device), reduction="none")
 
 
 def packing_is_exact(
@@ -177,8 +194,5 @@ def _last(example: EncodedExample, tokens: int) -> EncodedExample:
 
 
 def _answer_loss(logits: torch.Tensor, examples: Sequence[EncodedExample]) -> torch.Tensor:
-    targets = [token for example in examples for token in example.answer]
     weights = [example.weight for example in examples for _ in example.answer]
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = cross_entropy(precise, torch.tensor(targets, device=logits.device), reduction="none")
-    return (losses * torch.tensor(weights, device=logits.device)).sum()
+    return (token_losses(logits, examples) * torch.tensor(weights, device=logits.device)).sum()

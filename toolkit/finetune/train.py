@@ -82,13 +82,14 @@ def train(
     *,
     seed: int,
     validation: Sequence[EncodedExample] = (),
+    after_epoch: Callable[[Any], None] | None = None,
     progress: Progress = SILENT,
     label: str = "Fine-tuning",
 ) -> Training:
     """Train the adapter in place with AdamW; answer tokens carry the loss.
 
     With `validation` examples the adapter of the epoch with the lowest validation loss is kept, and training
-    stops once `recipe.patience` epochs in a row were no better.
+    stops once `recipe.patience` epochs in a row were no better. `after_epoch` is called with the model.
     Raises TrainingError if the loss is not a number, after putting the last good adapter back.
     """
     if not examples:
@@ -137,6 +138,8 @@ def train(
                 losses.append(total * count / sum(len(e.answer) * e.weight for e in batch))
                 tokens += count
                 advance(1)
+            if after_epoch:
+                after_epoch(core)
             if validation:
                 held_out = mean_loss(
                     core,
