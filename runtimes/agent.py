@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 AGENT_VERSION = 1
 TOKEN_SEED = 20260
 END_WITH_PARENT = "--end-with-parent="
+END_WITH_INPUT = "--end-with-input"
+_LEFT_ALONE = 3  # exit status
 _PR_SET_PDEATHSIG = 1  # prctl(2); the parent is the thread that started us, so it must stay
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-genai", "executorch")
 
@@ -212,20 +215,38 @@ def _end_with_parent(parent: int) -> None:
         raise SystemExit(1)
 
 
+def _read_plan(lifeline: bool) -> Plan:
+    """The plan on standard input; with `lifeline`, its first line, and this process ends with the input."""
+    source = sys.stdin.buffer
+    text = source.readline() if lifeline else source.read()
+    if lifeline:
+        threading.Thread(target=_end_with_input, args=(source.fileno(),), daemon=True).start()
+    try:
+        return plan_from_dict(json.loads(text))
+    except ValueError as fault:
+        raise DeviceError(f"not JSON ({fault})", where="plan of the run") from fault
+
+
+def _end_with_input(descriptor: int) -> None:
+    """Wait for the end of the input: whoever wanted the samples has gone, so end at once."""
+    # Not through sys.stdin: a thread that waits in it holds a lock that Python's own end asks for.
+    while os.read(descriptor, 4096):
+        pass
+    os._exit(_LEFT_ALONE)
+
+
 def main(open_engine: OpenEngine | None = None) -> int:
     """Run the plan on standard input; 0 when it is done, 1 after an error that a sample tells of.
 
-    With the argument --end-with-parent=PID it never outlives that program, which must have started it.
+    With the argument --end-with-parent=PID it never outlives that program, which must have started it; with
+    --end-with-input it ends when its standard input does.
     """
     samples = Samples(claim_stdout())
     for argument in sys.argv[1:]:
         if argument.startswith(END_WITH_PARENT):
             _end_with_parent(int(argument.removeprefix(END_WITH_PARENT)))
     try:
-        try:
-            plan = plan_from_dict(json.load(sys.stdin))
-        except ValueError as fault:
-            raise DeviceError(f"not JSON ({fault})", where="plan of the run") from fault
+        plan = _read_plan(END_WITH_INPUT in sys.argv[1:])
         if open_engine is None:
             from runtimes import open_engine as stock_open_engine
 

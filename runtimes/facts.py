@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,26 @@ _ARM_PARTS = {
 _ROOT = Path("/")
 
 
+# What a device's programs said, in the folder that stands for its /: see runtimes.devices.snapshot.
+_SAID = "edgeplm"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Cores of one kind and one highest frequency, in MHz."""
+
+    cpu: str | None
+    cores: int
+    max_mhz: float | None
+
+
 @dataclass(frozen=True)
 class Facts:
     """A machine, as far as it tells; None where it does not. Memory in bytes, frequency in MHz.
 
-    `emulated`: another processor computes in its place, so its times say nothing about it.
+    The fields with a default are filled by `runtimes.survey`. Those from `free_bytes` on are of a moment:
+    `temperature` is the highest one in degrees Celsius, `runtimes` has for each runtime "ready" or what
+    stands in its way. `emulated`: another processor plays this one, so that times mean nothing.
     """
 
     machine: str
@@ -52,7 +67,13 @@ class Facts:
     memory_bytes: int | None
     kernel: str
     os: str | None
+    soc: str | None = None
+    clusters: list[Cluster] = field(default_factory=list)
     emulated: bool = False
+    free_bytes: int | None = None
+    temperature: float | None = None
+    governors: list[str] = field(default_factory=list)
+    runtimes: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -60,16 +81,17 @@ class Facts:
 
 
 def machine_facts(root: Path = _ROOT) -> Facts:
-    """The facts of this machine; `root` stands for `/`."""
+    """The facts of this machine; with another `root` than `/`, those of the device whose files lie there."""
+    here = root == _ROOT
     return Facts(
-        machine=platform.machine(),
+        machine=platform.machine() if here else said(root, "machine") or "unknown",
         board=_board(root),
         cpu=_cpu_model(root),
         cores_physical=_physical_cores(root),
-        cores_logical=os.cpu_count(),
+        cores_logical=os.cpu_count() if here else len(core_names(root)) or len(core_folders(root)) or None,
         max_mhz=_max_mhz(root),
         memory_bytes=_memory_bytes(root),
-        kernel=f"{platform.system()} {platform.release()}",
+        kernel=f"{platform.system()} {platform.release()}" if here else said(root, "kernel") or "unknown",
         os=_os_name(root),
     )
 
@@ -108,26 +130,55 @@ def core_folders(root: Path = _ROOT) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix("cpu")))
 
 
+def said(root: Path, name: str) -> str | None:
+    """What a program of the device said, where `root` is a snapshot of it."""
+    return read_text(root / _SAID / name)
+
+
+def android_properties(root: Path) -> dict[str, str]:
+    """Android's properties, as `getprop` lists them; none elsewhere."""
+    lines = (said(root, "properties") or "").splitlines()
+    pairs = (line.strip("[]").partition("]: [") for line in lines)
+    return {name: value for name, found, value in pairs if found}
+
+
+def core_names(root: Path = _ROOT) -> list[str | None]:
+    """The name of each online core, in the order of /proc/cpuinfo; None where it has none."""
+    names: list[str | None] = []
+    implementer = ""
+    for line in (read_text(root / "proc/cpuinfo") or "").splitlines():
+        name, _, value = (side.strip() for side in line.partition(":"))
+        if name == "processor" and value.isdigit():
+            names.append(None)
+        elif name == "CPU implementer":
+            implementer = value
+        elif names and name == "model name" and value:
+            names[-1] = value
+        elif names and name == "CPU part" and names[-1] is None:
+            known = _ARM_PARTS.get(_hexadecimal(value)) if implementer == "0x41" else None
+            names[-1] = known or f"implementer {implementer} part {value}"
+    return names
+
+
+def _hexadecimal(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        return -1
+
+
 def _board(root: Path) -> str | None:
     for place in ("proc/device-tree/model", "sys/class/dmi/id/product_name"):
         if name := read_text(root / place):
             return name
-    return None
+    properties = android_properties(root)
+    names = (properties.get("ro.product.manufacturer"), properties.get("ro.product.model"))
+    return " ".join(filter(None, names)) or None
 
 
 def _cpu_model(root: Path) -> str | None:
-    parts: dict[str, None] = {}
-    implementer = ""
-    for line in (read_text(root / "proc/cpuinfo") or "").splitlines():
-        name, _, value = (side.strip() for side in line.partition(":"))
-        if name == "model name" and value:
-            return value
-        if name == "CPU implementer":
-            implementer = value
-        if name == "CPU part":
-            known = _ARM_PARTS.get(int(value, 16)) if implementer == "0x41" else None
-            parts[known or f"implementer {implementer} part {value}"] = None
-    return " + ".join(parts) or platform.processor() or None
+    names = dict.fromkeys(filter(None, core_names(root)))
+    return " + ".join(names) or (platform.processor() if root == _ROOT else None) or None
 
 
 def _physical_cores(root: Path) -> int | None:
@@ -148,7 +199,7 @@ def _max_mhz(root: Path) -> float | None:
 
 def _memory_bytes(root: Path) -> int | None:
     total = kernel_table(root / "proc/meminfo").get("MemTotal")
-    if total is not None or not hasattr(os, "sysconf"):
+    if total is not None or root != _ROOT or not hasattr(os, "sysconf"):
         return total
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -157,7 +208,10 @@ def _memory_bytes(root: Path) -> int | None:
 
 
 def _os_name(root: Path) -> str | None:
+    properties = android_properties(root)
+    if release := properties.get("ro.build.version.release"):
+        return f"Android {release} (API {properties.get('ro.build.version.sdk', 'unknown')})"
     for line in (read_text(root / "etc/os-release") or "").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.removeprefix("PRETTY_NAME=").strip("\"'")
-    return platform.platform() or None
+    return (platform.platform() if root == _ROOT else None) or None

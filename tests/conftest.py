@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from adb_device import FakePhone
 from adb_server import AdbServer, running
+from sshd import Sshd
 from teacher_server import KEY, Server
 
 from toolkit.errors import DeviceError
+
+if TYPE_CHECKING:
+    from runtimes.devices.remote import RemoteDevice
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +69,22 @@ def phone(adb: AdbServer, tmp_path: Path) -> Iterator[FakePhone]:
     adb.client("connect", made.serial)
     yield made
     made.close()
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    """A device behind a real sshd on loopback."""
+    server = Sshd(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def device(sshd: Sshd) -> "Iterator[RemoteDevice]":
+    """That device, as the program has it."""
+    from runtimes.devices.remote import RemoteDevice
+    from runtimes.devices.ssh import SshShell
+
+    device = RemoteDevice(SshShell(sshd.name, config=sshd.config))
+    yield device
+    device.close()

@@ -7,24 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from runtimes.package import agent_files
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("toolkit", "exporters", "runtimes", "benchmarks")
 # A device reads bundles and runs the agent; neither may need more than is there.
-ON_DEVICE = (
-    "exporters.bundle",
-    "runtimes",
-    "runtimes.agent",
-    "runtimes.engine",
-    "runtimes.executorch",
-    "runtimes.facts",
-    "runtimes.genai",
-    "runtimes.plan",
-    "runtimes.sensors",
-    "runtimes.settle",
-    "toolkit",
-    "toolkit.errors",
-    "toolkit.files",
-    "toolkit.json_dataclass",
+ON_DEVICE = tuple(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in agent_files()
 )
 BUNDLE_READER = ("exporters.bundle", "toolkit", "toolkit.errors", "toolkit.files", "toolkit.json_dataclass")
 DEVICE_LIBRARIES = {"runtimes.agent": {"numpy"}, "runtimes.engine": {"numpy"},
@@ -96,6 +85,7 @@ def report(faults) -> str:
 def test_all_rooms_were_read():
     assert {module.partition(".")[0] for module in TREES} == set(ROOMS)
     assert set(ON_DEVICE) <= set(TREES)
+    assert {"runtimes.genai", "runtimes.executorch", "exporters.bundle"} <= set(ON_DEVICE)
     assert len(imports(*ROOMS)) > 500
     by_hand = Import("m", 1, "toolkit", "finetune")
     assert by_hand.inside("toolkit.finetune") and not by_hand.inside("toolkit.fine")

@@ -45,16 +45,22 @@ class Device(ABC):
 
 
 def parse_device(text: str) -> Device:
-    """The device that `text` names: `local`. Raises DeviceError for anything else."""
+    """The device that `text` names: `local` or `ssh://[user@]host[:port]`; DeviceError for anything else."""
     if text == "local":
         from runtimes.devices.local import LocalDevice
 
         return LocalDevice()
-    for scheme in ("ssh://", "adb:"):
-        if text.startswith(scheme):
-            raise DeviceError(
-                f"{scheme} devices come with a later version of EdgePLM",
-                where=f"device {text}",
-                mend="Use local: install EdgePLM on the device itself and run the same command there",
-            )
-    raise DeviceError("unknown device", where=f"device {text!r}", mend="Known: local")
+    if text.startswith("ssh://"):
+        from runtimes.devices.remote import RemoteDevice
+        from runtimes.devices.ssh import SshShell
+
+        return RemoteDevice(SshShell(text))
+    if text.startswith("adb:"):
+        raise DeviceError(
+            "adb: devices come with a later version of EdgePLM",
+            where=f"device {text}",
+            mend="Use local: install EdgePLM on the device itself and run the same command there",
+        )
+    raise DeviceError(
+        "unknown device", where=f"device {text!r}", mend="Known: local, ssh://[user@]host[:port]"
+    )

@@ -16,8 +16,9 @@ from typing import IO, cast
 from runtimes.agent import END_WITH_PARENT
 from runtimes.devices import Device, OnSample, Sample
 from runtimes.devices.stream import check_end, parse_sample
-from runtimes.facts import Facts, machine_facts
+from runtimes.facts import Facts
 from runtimes.plan import Plan
+from runtimes.survey import survey_here
 from toolkit.errors import DeviceError
 from toolkit.progress import SILENT, Progress
 
@@ -42,7 +43,7 @@ class LocalDevice(Device):
 
     def facts(self) -> Facts:
         """What this machine is."""
-        return machine_facts()
+        return survey_here()
 
     def place(self, bundle: Path, progress: Progress = SILENT) -> str:
         """The bundle is here already."""

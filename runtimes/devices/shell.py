@@ -4,19 +4,24 @@ Scripts are constants of this program. Whatever comes from outside travels as an
 device's shell, so that no name or path is ever read as a command.
 """
 
+import os
 import re
+import select
 import shlex
 import subprocess
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, cast
 
 from toolkit.errors import DeviceError
 
 # The device itself says how the script ended: a client's exit status may as well be that of its connection.
 _WRAP = 'edgeplm_script=$1; shift; (eval "$edgeplm_script"); printf "\\nedgeplm-status %d\\n" "$?" >&2'
-_STATUS = re.compile(rb"\nedgeplm-status (\d+)\r?\n\Z")
+_STATUS = re.compile(rb"(?:\A|\n)edgeplm-status (\d+)\r?\n\Z")
 DEFAULT_TIMEOUT = 60.0
+_WATCH_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -53,44 +58,56 @@ class Shell(ABC):
         *arguments: str,
         step: str,
         stdin: bytes | IO[bytes] | None = None,
+        stdout: IO[bytes] | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
+        watch: Callable[[], None] | None = None,
     ) -> Output:
         """Run `script` with `arguments` as $1, $2, ... and wait for its end.
 
-        `stdin` is given to it as it is: bytes, or a file from where it stands. A script that fails is no
-        error: its status is in the output. Raises DeviceError with the device and `step` if the connection
-        fails or the script takes longer than `timeout` seconds.
+        `stdin` is given to it as it is: bytes, or a file from where it stands. `stdout` is a file for its
+        output, which is then not in the result. `watch` is called a few times a second until it ends. A
+        script that fails is no error: its status is in the output. Raises DeviceError with the device and
+        `step` if the connection fails or the script takes longer than `timeout` seconds.
         """
-        content = stdin if isinstance(stdin, bytes) else None
-        source = None if isinstance(stdin, bytes) else stdin or subprocess.DEVNULL
+        content: bytes | None = None
+        source: int | IO[bytes] = subprocess.DEVNULL
+        if isinstance(stdin, bytes):
+            content, source = stdin, subprocess.PIPE
+        elif stdin is not None:
+            source = stdin
         try:
-            done = subprocess.run(
+            client = subprocess.Popen(
                 self.command(self.line(_WRAP, script, *arguments)),
-                input=content,
                 stdin=source,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
+                stdout=stdout or subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
-        except subprocess.TimeoutExpired as late:
-            raise self.fault(step, f"no end within {timeout:g} s", "Look whether it still answers") from late
         except OSError as fault:
             raise self.fault(
                 step, f"cannot start {fault.filename or 'the client program'} ({fault.strerror})"
             ) from fault
-        ended = _STATUS.search(done.stderr)
-        if ended is None:
-            raise self.fault(
-                step, *self.explain(done.returncode, done.stderr.decode("utf-8", "replace").strip())
-            )
-        stderr = done.stderr[: ended.start()].decode("utf-8", "replace").strip()
-        return Output(int(ended[1]), done.stdout, stderr)
+        with client:
+            try:
+                out, said = _communicate(client, content, timeout, watch)
+            except subprocess.TimeoutExpired as late:
+                raise self.fault(
+                    step, f"no end within {timeout:g} s", "Look whether it still answers"
+                ) from late
+            finally:
+                client.kill()
+        status, stderr = split_status(said)
+        if status is None:
+            raise self.fault(step, *self.explain(client.returncode, stderr))
+        return Output(status, out or b"", stderr)
 
     def start(self, script: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a long-running `script` with its three streams as pipes; ending the process ends the
-        connection, and the script must end by itself when its standard input does."""
+        connection, and the script must end by itself when its standard input does.
+
+        `split_status` of all that it wrote to standard error tells its exit status.
+        """
         return subprocess.Popen(
-            self.command(self.line(script, *arguments)),
+            self.command(self.line(_WRAP, script, *arguments)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -109,3 +126,49 @@ class Shell(ABC):
     def line(script: str, *arguments: str) -> str:
         """One line for any login shell that has a POSIX `sh` run `script` with `arguments`."""
         return shlex.join(["sh", "-c", script, "sh", *arguments])
+
+
+def split_status(said: bytes) -> tuple[int | None, str]:
+    """The exit status at the end of a script's standard error and what comes before it.
+
+    None if the status is missing: the connection or its client ended first.
+    """
+    ended = _STATUS.search(said)
+    text = said[: ended.start()] if ended else said
+    return (int(ended[1]) if ended else None), text.decode("utf-8", "replace").strip()
+
+
+def await_line(process: "subprocess.Popen[bytes]", line: str, timeout: float) -> bool:
+    """Read the process's standard output up to `line`; False if it ends or `timeout` seconds pass before."""
+    stdout = cast(IO[bytes], process.stdout)
+    wanted, heard = line.encode(), b""
+    deadline = time.monotonic() + timeout
+    while wanted not in heard.splitlines():
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([stdout], [], [], left)[0]:
+            return False
+        some = os.read(stdout.fileno(), 4096)
+        if not some:
+            return False
+        heard = (heard + some)[-65536:]
+    return True
+
+
+def _communicate(
+    client: "subprocess.Popen[bytes]",
+    content: bytes | None,
+    timeout: float | None,
+    watch: Callable[[], None] | None,
+) -> tuple[bytes | None, bytes]:
+    """All that the client wrote; TimeoutExpired after `timeout` seconds."""
+    if watch is None:
+        return client.communicate(content, timeout)
+    started = time.monotonic()
+    while True:
+        try:
+            return client.communicate(content, _WATCH_SECONDS)
+        except subprocess.TimeoutExpired:
+            content = None  # it has been taken
+            watch()
+            if timeout is not None and time.monotonic() - started > timeout:
+                raise

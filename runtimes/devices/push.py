@@ -1,0 +1,141 @@
+"""A bundle onto a device, through any shell: complete and verified there, or not there at all."""
+
+import hashlib
+import os
+import shlex
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.bundle import MANIFEST, Manifest, open_bundle
+from runtimes.devices.store import Item, Store
+from toolkit.files import sha256_of
+from toolkit.progress import SILENT, Progress
+
+# $1 folder, then names: prints the number of each name and the sha256 of its file.
+_HASHES = """
+cd "$1" 2>/dev/null || exit 0; shift
+number=0
+for name; do
+  if [ -f "./$name" ]; then sum=$(sha256sum <"./$name"); echo "$number ${sum%% *}"; fi
+  number=$((number + 1))
+done
+"""
+_NEW = 'rm -rf "$1/incoming/$2.new"; mkdir "$1/incoming/$2.new"'
+# $1 root, $2 key, then names and hashes by turns.
+_ASSEMBLE = """
+objects=$1/objects
+cd "$1/incoming/$2.new" || exit 1; shift 2
+while [ $# -gt 1 ]; do
+  case $1 in */*) mkdir -p "./${1%/*}" || exit 1;; esac
+  ln "$objects/$2" "./$1" 2>/dev/null || cp "$objects/$2" "./$1" || exit 1
+  shift 2
+done
+"""
+# Nothing of the same name is ever half there: what was damaged goes away whole before the new one comes.
+_FINISH = """
+cd "$1" || exit 1
+if [ -e "bundles/$2" ]; then mv "bundles/$2" "incoming/$2.old" || exit 1; fi
+mv "incoming/$2.new" "bundles/$2" || exit 1
+rm -rf "incoming/$2.old"
+"""
+_FETCH = """
+[ -f "$1" ] || exit 66
+sha256sum <"$1" >&2 && cat "$1"
+"""
+_NO_FILE = 66
+_LINE_BYTES = 60_000  # of one command line; Linux gives a single argument 128 KiB
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    item: Item
+
+
+def push_bundle(store: Store, bundle: Path, progress: Progress = SILENT) -> str:
+    """Have `bundle` below the store's root, every file's hash checked there just now; returns its folder.
+
+    What is there already is checked again, and mended where it is damaged. Raises BundleError if the bundle
+    on this machine is not whole, DeviceError with the device and the step.
+    """
+    manifest = open_bundle(bundle)
+    entries = _entries(bundle, manifest)
+    key = entries[-1].item.sha256[:16]
+    folder = f"{store.root}/bundles/{key}"
+    name = f"push {bundle.resolve().name} to {store.shell.name}"
+    with store.held() as room:
+        if _complete(store, folder, entries):
+            return folder
+        # Where files cannot be linked, the bundle is a copy of the objects.
+        copies = 0 if room.links else sum(entry.item.size for entry in entries)
+        store.send((entry.item for entry in entries), room, name, progress, also=copies)
+        store.check(
+            store.shell.run(_NEW, store.root, key, step="assemble"), "assemble", "cannot make the bundle"
+        )
+        for words in _batches((entry.name, entry.item.sha256) for entry in entries):
+            output = store.shell.run(_ASSEMBLE, store.root, key, *words, step="assemble", timeout=None)
+            store.check(output, "assemble", "cannot make the bundle")
+        if not _complete(store, f"{store.root}/incoming/{key}.new", entries):
+            raise store.shell.fault(
+                "verify",
+                "a file differs from what was sent",
+                "Its disk may be failing; try again, or replace it",
+            )
+        store.check(
+            store.shell.run(_FINISH, store.root, key, step="assemble"), "assemble", "cannot place the bundle"
+        )
+    return folder
+
+
+def _entries(bundle: Path, manifest: Manifest) -> list[_Entry]:
+    """The bundle's files, the manifest last."""
+    listed = [
+        _Entry(file.path, Item(bundle / file.path, file.bytes, file.sha256, file.path))
+        for file in manifest.files
+    ]
+    content = (bundle / MANIFEST).read_bytes()
+    own = Item(content, len(content), hashlib.sha256(content).hexdigest(), MANIFEST)
+    return [*listed, _Entry(MANIFEST, own)]
+
+
+def _complete(store: Store, folder: str, entries: Sequence[_Entry]) -> bool:
+    """Whether `folder` on the device has every entry with its hash."""
+    found: list[str | None] = []
+    for names in _batches((entry.name,) for entry in entries):
+        output = store.shell.run(_HASHES, folder, *names, step="verify", timeout=None)
+        store.check(output, "verify", "cannot read the bundle there")
+        hashes = dict(line.split() for line in output.text.splitlines() if line.count(" ") == 1)
+        found += [hashes.get(str(number)) for number in range(len(names))]
+    return found == [entry.item.sha256 for entry in entries]
+
+
+def _batches(groups: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
+    """The words of `groups` in lists that each fit a command line; a group is never divided."""
+    batch: list[str] = []
+    length = 0
+    for group in groups:
+        size = sum(2 * len(shlex.quote(word).encode()) for word in group)  # it is quoted twice at most
+        if batch and length + size > _LINE_BYTES:
+            yield batch
+            batch, length = [], 0
+        batch += group
+        length += size
+    if batch:
+        yield batch
+
+
+def pull_file(store: Store, path: str, target: Path) -> None:
+    """Copy the file at `path` on the device to `target`, verified; raises DeviceError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pulling.") as folder:
+        fresh = Path(folder) / "file"
+        with open(fresh, "wb") as file:
+            output = store.shell.run(_FETCH, path, step="pull", stdout=file, timeout=None)
+        if output.status == _NO_FILE:
+            raise store.shell.fault("pull", f"it has no file {path!r}")
+        store.check(output, "pull", f"cannot read {path!r}")
+        if sha256_of(fresh) != output.stderr.split()[0]:
+            raise store.shell.fault("pull", f"{path!r} changed while it was read", "Try again")
+        os.replace(fresh, target)
