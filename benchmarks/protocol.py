@@ -2,15 +2,18 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality import Quality, answer_on_device, quality_on_device
 from benchmarks.results import BundleFacts, Environment, Result, Setting
 from benchmarks.validity import judge
-from exporters.bundle import MANIFEST, Manifest, read_manifest, verify_files
+from benchmarks.watch import preflight, watched
+from exporters.bundle import MANIFEST, Manifest
 from runtimes.devices import Device, Sample
 from runtimes.plan import Plan
 from runtimes.sensors import hottest
@@ -18,8 +21,12 @@ from toolkit.errors import DeviceError
 from toolkit.files import sha256_of
 from toolkit.progress import SILENT, Progress
 
+__all__ = ["SETTLE_SECONDS", "Quality", "answer_on_device", "benchmark", "quality_on_device"]
+
 # Long enough for the last seconds of an export or a build to end; a machine in use all day is not waited for.
 SETTLE_SECONDS = 30.0
+# A window that meters power: RAPL needs a second, a board's sensor a few; a battery's gauge makes it longer.
+ENERGY_SECONDS = 5.0
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -35,9 +42,18 @@ def benchmark(
     warmup: int = 1,
     depths: Sequence[int] = (0, 256),
     settle_seconds: float = SETTLE_SECONDS,
+    cores: Sequence[int] | str | None = None,
+    energy_seconds: float = ENERGY_SECONDS,
+    sustained_minutes: float = 0.0,
     progress: Progress = SILENT,
 ) -> Result:
-    """Measure load, TTFT, prefill, decode at each depth, and memory of `bundle` on `device`.
+    """Measure load, TTFT, prefill, decode at each depth, memory and energy of `bundle` on `device`.
+
+    `settle_seconds` is the longest wait for a quiet, cool device before the first load, and for the
+    temperature to return between repeats. `cores` binds the run to cores: their numbers, or "fast" for all
+    but the slowest cluster. `energy_seconds` is the length of each metered window where power can be read,
+    0 for none. `sustained_minutes` above 0 decodes without a pause at last, until the rate settles, for so
+    long at most.
 
     A run that was throttled, starved or disturbed comes back marked invalid, with its reasons. Raises
     BundleError for a damaged bundle and DeviceError if the device cannot run it.
@@ -54,84 +70,36 @@ def benchmark(
         warmup=warmup,
         depths=tuple(depths),
         settle_seconds=settle_seconds,
+        cores=cores if cores is None or isinstance(cores, str) else tuple(cores),
+        energy_seconds=energy_seconds,
+        sustained_minutes=sustained_minutes,
     )
-    manifest, facts = _preflight(bundle, device)
+    manifest, facts = preflight(bundle, device)
     plan = replace(plan, bundle=device.place(bundle, progress))
     label = f"Benchmarking {manifest.name} on {device.name}"
-    samples = _watched(device, plan, progress, label, warmup + repeats)
+    samples = watched(
+        device,
+        plan,
+        progress,
+        label,
+        total=warmup + repeats + round(sustained_minutes),
+        kinds="prefill sustained",
+        unit="repeats and minutes" if sustained_minutes else "repeats",
+    )
+    used = _first(samples, "hello").get("cores") if cores is not None else None
     return Result(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        setting=Setting(threads, prompt_tokens, decode_tokens, repeats, warmup, _depths(samples), adapter),
+        setting=Setting(
+            threads, prompt_tokens, decode_tokens, repeats, warmup, _depths(samples), adapter, used
+        ),
         samples=samples,
-        environment=_environment(device.name, facts, samples, _bundle_facts(bundle, manifest)),
+        environment=_environment(device.name, facts.as_dict(), samples, _bundle_facts(bundle, manifest)),
         validity=judge(samples, threads),
     )
 
 
-def answer_on_device(
-    bundle: Path,
-    device: Device,
-    prompts_ids: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    stop_ids: Collection[int],
-    threads: int | None = None,
-    adapter: str | None = None,
-    progress: Progress = SILENT,
-) -> list[list[int]]:
-    """The bundle's own greedy answers on `device`, as token ids, one list for each prompt."""
-    manifest, _ = _preflight(bundle, device)
-    plan = Plan(
-        bundle=device.place(bundle, progress),
-        threads=threads,
-        adapter=adapter,
-        repeats=0,
-        prompts_ids=tuple(tuple(ids) for ids in prompts_ids),
-        max_new_tokens=max_new_tokens,
-        stop_ids=tuple(sorted(stop_ids)),
-    )
-    label = f"Answering with {manifest.name} on {device.name}"
-    samples = _watched(device, plan, progress, label, len(prompts_ids), "answer", "queries")
-    answers = {sample["index"]: sample["ids"] for sample in samples if sample["kind"] == "answer"}
-    missing = [index for index in range(len(prompts_ids)) if index not in answers]
-    if missing:
-        raise DeviceError(f"no answer to prompt {missing[0]}", where=f"device {device.name}, {manifest.name}")
-    return [answers[index] for index in range(len(prompts_ids))]
-
-
-def _watched(
-    device: Device,
-    plan: Plan,
-    progress: Progress,
-    label: str,
-    total: int,
-    kind: str = "prefill",
-    unit: str = "repeats",
-) -> list[Sample]:
-    with progress.step(label, total=total, unit=unit) as advance:
-        return device.run(plan, _counting(kind, advance))
-
-
-def _counting(kind: str, advance: Callable[[float], None]) -> Callable[[Sample], None]:
-    def on_sample(sample: Sample) -> None:
-        if sample["kind"] == kind:
-            advance(1)
-
-    return on_sample
-
-
-def _preflight(bundle: Path, device: Device) -> tuple[Manifest, dict[str, Any]]:
-    manifest = read_manifest(bundle)
-    verify_files(bundle, manifest, hashes=False)
-    facts = device.facts()
-    if facts.memory_bytes is not None and manifest.total_bytes > facts.memory_bytes:
-        raise DeviceError(
-            f"{manifest.name} has {manifest.total_bytes / 1e6:.0f} MB, "
-            f"the machine {facts.memory_bytes / 1e6:.0f} MB of memory",
-            where=f"device {device.name}",
-            mend="Export a smaller model or a lower precision",
-        )
-    return manifest, facts.as_dict()
+def _first(samples: Sequence[Sample], kind: str) -> Sample:
+    return next((sample for sample in samples if sample["kind"] == kind), {})
 
 
 def _depths(samples: Sequence[Sample]) -> list[int]:
@@ -157,7 +125,7 @@ def _environment(
     heat = [hottest(reading) for reading in readings]
     known = [value for value in heat if value is not None]
     before = readings[0] if readings else {}
-    hello = next((sample for sample in samples if sample["kind"] == "hello"), {})
+    hello, power = _first(samples, "hello"), _first(samples, "power")
     governors = {name for name in before.get("governors") or [] if name}
     return Environment(
         device=device,
@@ -170,7 +138,27 @@ def _environment(
         temperature_after=heat[-1] if heat else None,
         load_average_before=(before.get("load_average") or [None])[0],
         git=_git_commit(),
+        frequency_share=frequency_share(samples),
+        power_source=f"{power['source']}: {power['scope']}" if power.get("source") else None,
     )
+
+
+def frequency_share(samples: Sequence[Sample]) -> dict[str, dict[str, float]] | None:
+    """The share of the repeats' time at each frequency in MHz, by cpufreq policy; None where untold."""
+    spent: dict[str, Counter[str]] = {}
+    for sample in samples:
+        if sample["kind"] == "sensors" and sample["when"] == "during" and not sample["warmup"]:
+            for policy, seconds in (sample.get("frequency_seconds") or {}).items():
+                spent.setdefault(policy, Counter()).update(seconds)
+    return {
+        policy: {mhz: round(time / seconds.total(), 4) for mhz, time in sorted(seconds.items(), key=_mhz)}
+        for policy, seconds in spent.items()
+        if seconds.total()
+    } or None
+
+
+def _mhz(pair: tuple[str, float]) -> float:
+    return float(pair[0])
 
 
 def _git_commit() -> str | None:

@@ -8,14 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.energy import energy
 from benchmarks.stats import median_interval, percentile
+from runtimes.sustained import SETTLED_MINUTES
 from toolkit.errors import EdgePLMError
 from toolkit.files import write_atomic
 from toolkit.json_dataclass import read_dataclass
 
 SCHEMA = "edgeplm.benchmark"
 SCHEMA_VERSION = 1
-_TIMES = frozenset({"s", "tokens/s"})
+_TIMES = frozenset({"s", "tokens/s", "W", "J/token"})
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Statistic:
 @dataclass(frozen=True)
 class Setting:
     """What was asked for; `threads` None leaves the number to the runtime, `adapter` None is the base or the
-    person who is merged into it."""
+    person who is merged into it, `cores` None leaves the choice to the system."""
 
     threads: int | None
     prompt_tokens: int
@@ -61,6 +63,7 @@ class Setting:
     warmup: int
     depths: list[int]
     adapter: str | None = None
+    cores: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Environment:
     """Where and with what it was measured; None where the machine does not tell. Degrees Celsius.
 
     `facts` are those of `runtimes.facts.Facts`; `git` is the commit of EdgePLM's own checkout.
+    `frequency_share` is the share of the repeats' time at each frequency (MHz), by cpufreq policy;
+    `power_source` is what told the power, and of what.
     """
 
     device: str
@@ -93,14 +98,17 @@ class Environment:
     temperature_after: float | None = None
     load_average_before: float | None = None
     git: str | None = None
+    frequency_share: dict[str, dict[str, float]] | None = None
+    power_source: str | None = None
 
 
 @dataclass(frozen=True)
 class Validity:
-    """Whether the figures may be relied on; every reason why not."""
+    """Whether the figures may be relied on; every reason why not. `notes` say what a reader should know."""
 
     valid: bool
     reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -120,8 +128,8 @@ class Result:
 
     @property
     def shown(self) -> dict[str, Statistic]:
-        """The statistics that stand for the device: no times where it is emulated, which would be those of
-        the emulator."""
+        """The statistics that stand for the device: no times and no power where it is emulated, which
+        would be those of the emulator."""
         if not self.environment.facts.get("emulated"):
             return self.statistics
         return {name: value for name, value in self.statistics.items() if value.unit not in _TIMES}
@@ -139,12 +147,16 @@ def derive(samples: Iterable[Mapping[str, Any]]) -> dict[str, Statistic]:
     load_cold, load_warm, ttft [s]; prefill_rate, decode_rate_at_D [tokens/s], one value a repeat;
     decode_step_at_D [s], one value a token; peak_rss, pss [bytes]. TTFT is prefill and the choice of the
     first token, without tokenisation; rates are of the model alone, without sampling.
+    sustained_rate [tokens/s] is that of the last minutes (`runtimes.sustained`); energy_prefill,
+    energy_decode [J/token] are gross, net_energy_* are above power_idle [W], one value a window.
     """
     values: dict[tuple[str, str], list[float]] = {}
 
     def add(name: str, unit: str, *new: float) -> None:
         values.setdefault((name, unit), []).extend(new)
 
+    minutes: list[float] = []
+    windows: list[Mapping[str, Any]] = []
     for sample in samples:
         kind = sample["kind"]
         if sample.get("warmup"):
@@ -162,6 +174,14 @@ def derive(samples: Iterable[Mapping[str, Any]]) -> dict[str, Statistic]:
             for name in ("peak_rss", "pss"):
                 if sample[name] is not None:
                     add(name, "bytes", sample[name])
+        elif kind == "sustained":
+            minutes.append(sample["tokens"] / sample["seconds"])
+        elif kind == "energy":
+            windows.append(sample)
+    for name, unit, number in energy(windows):
+        add(name, unit, number)
+    if minutes:
+        add("sustained_rate", "tokens/s", *minutes[-SETTLED_MINUTES:])
     return {name: Statistic.of(numbers, unit) for (name, unit), numbers in values.items()}
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.notes import notes, pi_flags, sticky_flags
 from benchmarks.results import Validity, derive
 from benchmarks.stats import median
 from runtimes.sensors import other_work, too_hot
 from runtimes.settle import TEMPERATURE_LIMIT, other_work_limit
+from runtimes.thermal import THERMAL_STATUS_MODERATE
 
 # Below three repeats there is no spread to speak of.
 LEAST_REPEATS = 3
@@ -27,26 +29,33 @@ MAJOR_FAULTS_LIMIT = 100
 SWAPPED_LIMIT = 1 << 20
 # Boost clocks wander by some per cent with the number of busy cores; a fifth is throttling.
 FREQUENCY_DROP = 0.20
-_PI_FLAGS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+# More processor time than that of all threads asked for: somebody started threads of his own.
+THREADS_MARGIN = 1.1
+_THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 
 Sample = Mapping[str, Any]
 
 
 def judge(samples: Sequence[Sample], threads: int | None = None) -> Validity:
-    """Every reason why the run behind `samples` is not a valid measurement."""
+    """Every reason why the run behind `samples` is not a valid measurement, and what else is to be said.
+
+    Samples of older agents, and of agents on other systems, may lack what they did not know of.
+    """
     readings = [sample for sample in samples if sample["kind"] == "sensors"]
     measured = [r for r in readings if r["when"] == "start" or (r["when"] == "during" and not r["warmup"])]
     reasons = [
         *_settled(samples),
         *_affinity(samples, threads),
         *_heat(measured),
+        *_firmware(readings, measured),
         *_frequency(measured),
+        *_clock(measured),
         *_memory(samples, measured),
         *_uneven(samples),
     ]
     if len(measured) > 1:
         reasons += _disturbed(readings, measured, _cores(samples))
-    return Validity(not reasons, reasons)
+    return Validity(not reasons, reasons, notes(samples, _threads(samples, threads)))
 
 
 def _cores(samples: Iterable[Sample]) -> int:
@@ -59,10 +68,28 @@ def _settled(samples: Iterable[Sample]) -> Iterable[str]:
             yield f"not at rest after {sample['seconds']:.0f} s of waiting: {sample['waiting_for']}"
 
 
-def _affinity(samples: Iterable[Sample], threads: int | None) -> Iterable[str]:
+def _affinity(samples: Sequence[Sample], threads: int | None) -> Iterable[str]:
     cores = _cores(samples)
     if threads is not None and threads > cores:
         yield f"{threads} threads on the {cores} cores that the process may use"
+    hello = next((sample for sample in samples if sample["kind"] == "hello"), {})
+    asked, limit = hello.get("cores"), _threads(samples, threads)
+    for sample in samples:
+        if sample["kind"] != "threads":
+            continue
+        for which, what in (("allowed", "may run"), ("ran_on", "ran")):
+            if asked and (beyond := sorted(set(sample[which]) - set(asked))):
+                named = ", ".join(map(str, beyond))
+                yield f"threads {what} on core {named}, outside of those that were set"
+        busy = sum(sample["busy"]) / sample["seconds"]
+        if limit is not None and busy > THREADS_MARGIN * limit:
+            yield f"{busy:.1f} cores were busy with the {limit} thread{'s' * (limit != 1)} asked for"
+
+
+def _threads(samples: Iterable[Sample], asked: int | None) -> int | None:
+    """The threads that the runtime was told to use: as asked, or what the agent made of the cores."""
+    told = (sample.get("threads") for sample in samples if sample["kind"] == "load")
+    return asked if asked is not None else next((number for number in told if number), None)
 
 
 def _disturbed(readings: Sequence[Sample], measured: Sequence[Sample], cores: int) -> Iterable[str]:
@@ -83,15 +110,45 @@ def _heat(measured: Sequence[Sample]) -> Iterable[str]:
     hot = next((text for reading in measured if (text := too_hot(dict(reading), TEMPERATURE_LIMIT))), None)
     if hot:
         yield f"too hot: {hot}"
-    flags = 0
-    for reading in measured:
-        flags |= reading["throttle_flags"] or 0
-    named = [name for bit, name in enumerate(_PI_FLAGS) if flags >> bit & 1]
-    if named:
-        yield f"the firmware reports {', '.join(named)}"
+    status = max((reading.get("thermal_status") or 0 for reading in measured), default=0)
+    if status >= THERMAL_STATUS_MODERATE:
+        name = _THERMAL_STATUS[min(status, len(_THERMAL_STATUS) - 1)]
+        yield f"Android's thermal status was {status} ({name})"
     events = [reading["throttle_events"] for reading in measured if reading["throttle_events"] is not None]
     if events and events[-1] > events[0]:
         yield f"the processor throttled {events[-1] - events[0]} times"
+
+
+def _firmware(readings: Sequence[Sample], measured: Sequence[Sample]) -> Iterable[str]:
+    """What the Raspberry Pi's firmware says of now, and of what came and went between the readings."""
+    flags = 0
+    for reading in measured:
+        flags |= reading["throttle_flags"] or 0
+    if named := pi_flags(flags):
+        yield f"the firmware reports {', '.join(named)}"
+    if len(measured) > 1:
+        since = sticky_flags(measured[-1]) & ~sticky_flags(readings[0]) & ~flags
+        if named := pi_flags(since):
+            yield f"between two readings the firmware saw {', '.join(named)}"
+
+
+def _clock(measured: Sequence[Sample]) -> Iterable[str]:
+    """The mean clock of each repeat, from the time that the kernel counted at each frequency."""
+    means = []
+    for reading in measured:
+        spent = reading.get("frequency_seconds") or {}
+        clocks = [
+            sum(float(mhz) * seconds for mhz, seconds in policy.items()) / sum(policy.values())
+            for policy in spent.values()
+            if policy
+        ]
+        if clocks:
+            means.append(max(clocks))  # of several clusters the one that worked
+    if means and min(means) < (1 - FREQUENCY_DROP) * max(means):
+        yield f"the mean clock of a repeat fell from {max(means):.0f} to {min(means):.0f} MHz"
+    online = [reading["online_cores"] for reading in measured if reading.get("online_cores")]
+    if online and (gone := sorted(set(online[0]).difference(set.intersection(*map(set, online))))):
+        yield f"core {', '.join(map(str, gone))} went offline"
 
 
 def _frequency(measured: Sequence[Sample]) -> Iterable[str]:

@@ -15,24 +15,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-
+from runtimes.affinity import allowed_cores, choose_cores, pin
+from runtimes.energy import announce, idle_energy, work_energy
 from runtimes.facts import machine_facts
+from runtimes.latency import fitted, latency, token_ids
+from runtimes.pagecache import evict
 from runtimes.plan import Plan, plan_from_dict
+from runtimes.power import find_source
+from runtimes.preflight import refuse
+from runtimes.quality import answers, scores
 from runtimes.sensors import memory, sensors
 from runtimes.settle import settle
+from runtimes.sustained import sustain
 from toolkit.errors import DeviceError, EdgePLMError
 
 if TYPE_CHECKING:
     from runtimes.engine import Engine
 
 AGENT_VERSION = 1
-TOKEN_SEED = 20260
 END_WITH_PARENT = "--end-with-parent="
 END_WITH_INPUT = "--end-with-input"
 _LEFT_ALONE = 3  # exit status
@@ -62,131 +66,87 @@ class Samples:
         self.emit("step", name=step)
 
 
-def execute(plan: Plan, samples: Samples, open_engine: OpenEngine) -> None:
-    """Do all that `plan` asks for and write its samples.
+def execute(plan: Plan, samples: Samples, open_engine: OpenEngine, root: Path = Path("/")) -> None:
+    """Do all that `plan` asks for and write its samples; `root` stands for `/`.
 
-    The engine is opened once for everything that is measured; the second, warm load comes last, so that it
-    cannot add to the peak memory.
+    The engine is opened once for nearly all; the second, warm load comes after it, so that it cannot add to
+    the peak memory, and the sustained decode last, so that its heat reaches nothing else.
     """
     emit = samples.emit
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if plan.cores is not None:
+        pin(choose_cores(plan.cores, root))  # before the runtime starts its threads, which inherit it
+    cores = allowed_cores()
     versions = {name: version for name in _LIBRARIES if (version := _installed(name))}
     emit(
         "hello",
         agent=AGENT_VERSION,
         python=platform.python_version(),
-        machine=machine_facts().as_dict(),
+        machine=machine_facts(root).as_dict(),
         versions=versions,
-        allowed_cores=cores,
+        allowed_cores=len(cores),
+        cores=cores,
     )
     if plan.settle_seconds:
         samples.begin("settle")
-        emit("settle", **settle(plan.settle_seconds, cores))
+        emit("settle", **settle(plan.settle_seconds, len(cores), read=lambda: sensors(root)))
+    samples.begin("preflight")
+    refuse(sensors(root), Path(plan.bundle))
+    source = find_source(root) if plan.repeats and plan.energy_seconds else None
+    if plan.repeats and plan.energy_seconds:
+        announce(source, emit)
+    if source is not None:
+        samples.begin("power at rest")
+        idle_energy(plan, source, emit)
+    cache = evict(Path(plan.bundle)) if plan.repeats else {}
     samples.begin("load")
-    emit("sensors", when="before", **sensors())
-    emit("memory", when="before load", **memory())
-    with _loaded(plan, "cold", emit, open_engine) as engine:
-        emit("memory", when="after load", **memory())
+    emit("sensors", when="before", **sensors(root))
+    emit("memory", when="before load", **memory(root))
+    with _loaded(plan, "cold", emit, open_engine, **cache) as engine:
+        emit("memory", when="after load", **memory(root))
         if plan.repeats:
-            _latency(plan, engine, samples)
-        if plan.prompts_ids:
-            _answers(plan, engine, samples)
-        emit("memory", when="after run", **memory())
-    if plan.repeats:
+            fitting = fitted(plan, engine.context_length)
+            ids = token_ids(fitting, engine.vocab_size)
+            latency(fitting, engine, ids, samples, root)
+            if source is not None:
+                samples.begin("energy")
+                work_energy(fitting, engine, ids, source, emit)
+        answers(plan, engine, samples)
+        scores(plan, engine, samples)
+        emit("memory", when="after run", **memory(root))
+    if plan.repeats or plan.sustained_minutes:
         samples.begin("load again")
-        with _loaded(plan, "warm", emit, open_engine):
-            pass
-    emit("sensors", when="after", **sensors())
+        with _loaded(plan, "warm", emit, open_engine) as engine:
+            if plan.sustained_minutes:
+                samples.begin("sustained")
+                fitting = fitted(plan, engine.context_length)
+                ids = token_ids(fitting, engine.vocab_size)
+                sustain(fitting, engine, ids, emit, read=lambda: sensors(root))
+    emit("sensors", when="after", **sensors(root))
     emit("done")
 
 
 @contextmanager
-def _loaded(plan: Plan, state: str, emit: Emit, open_engine: OpenEngine) -> "Iterator[Engine]":
+def _loaded(plan: Plan, state: str, emit: Emit, open_engine: OpenEngine, **fields: Any) -> "Iterator[Engine]":
     """An open engine; a "cold" load is the first of this process and includes importing the runtime."""
+    threads = plan.threads
+    if threads is None and plan.cores is not None:
+        # Left to itself a runtime counts all cores, and ONNX Runtime binds its threads to them one by one.
+        threads = len(allowed_cores())
     started = time.perf_counter()
-    with closing(open_engine(Path(plan.bundle), plan.threads)) as engine:
+    with closing(open_engine(Path(plan.bundle), threads)) as engine:
         engine.use_adapter(plan.adapter)
         seconds = time.perf_counter() - started
         emit(
             "load",
             state=state,
             seconds=seconds,
+            threads=threads,
             runtime=engine.name,
             runtime_version=engine.version,
             context_length=engine.context_length,
+            **fields,
         )
         yield engine
-
-
-def _latency(plan: Plan, engine: "Engine", samples: Samples) -> None:
-    plan = _fitted(plan, engine.context_length)
-    longest = max(plan.prompt_tokens, max(plan.depths) + plan.decode_tokens + 1)
-    # RandomState's stream is frozen by numpy's compatibility policy; Generator's is not.
-    ids = np.random.RandomState(TOKEN_SEED).randint(0, engine.vocab_size, longest).tolist()
-    for number in range(-plan.warmup, plan.repeats):
-        warmup = number < 0
-        if number == 0:
-            samples.emit("sensors", when="start", **sensors())
-        samples.begin("warm-up" if warmup else f"repeat {number + 1} of {plan.repeats}")
-        _prefill(plan, engine, ids, samples.emit, {"repeat": number, "warmup": warmup})
-        for depth in plan.depths:
-            _decode(plan, engine, ids, samples.emit, {"repeat": number, "warmup": warmup, "depth": depth})
-        samples.emit("sensors", when="during", repeat=number, warmup=warmup, **sensors())
-
-
-def _fitted(plan: Plan, context_length: int) -> Plan:
-    """The plan with its depths capped to what the context length leaves room for."""
-    # An engine takes a prompt only with room for one more token behind it, and depth 0 starts from one.
-    room = context_length - plan.decode_tokens - 1
-    if room < 1 or plan.prompt_tokens >= context_length:
-        raise DeviceError(
-            f"{plan.prompt_tokens} prompt tokens and {plan.decode_tokens} decode tokens do not fit a context "
-            f"length of {context_length}",
-            mend="Ask for fewer tokens",
-        )
-    return replace(plan, depths=tuple(dict.fromkeys(min(depth, room) for depth in plan.depths)))
-
-
-def _prefill(plan: Plan, engine: "Engine", ids: list[int], emit: Emit, fields: dict[str, Any]) -> None:
-    prompt = ids[: plan.prompt_tokens]
-    started = time.perf_counter()
-    logits = engine.prefill(prompt)
-    seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    int(np.argmax(logits))
-    sampling = time.perf_counter() - started
-    emit(
-        "prefill",
-        **fields,
-        tokens=len(prompt),
-        seconds=seconds,
-        sampling_seconds=sampling,
-        ttft=seconds + sampling,
-    )
-
-
-def _decode(plan: Plan, engine: "Engine", ids: list[int], emit: Emit, fields: dict[str, Any]) -> None:
-    """Time single decode steps; sampling the next token from the logits is timed apart."""
-    cached = max(1, fields["depth"])
-    engine.prefill(ids[:cached])
-    seconds: list[float] = []
-    sampling: list[float] = []
-    for token in ids[cached : cached + plan.decode_tokens]:
-        started = time.perf_counter()
-        logits = engine.decode(token)
-        decoded = time.perf_counter()
-        int(np.argmax(logits))
-        sampling.append(time.perf_counter() - decoded)
-        seconds.append(decoded - started)
-    emit("decode", **fields, tokens=len(seconds), seconds=seconds, sampling_seconds=sampling)
-
-
-def _answers(plan: Plan, engine: "Engine", samples: Samples) -> None:
-    for index, ids in enumerate(plan.prompts_ids):
-        samples.begin(f"answer {index + 1} of {len(plan.prompts_ids)}")
-        started = time.perf_counter()
-        answer = [int(token) for token in engine.generate(ids, plan.max_new_tokens, plan.stop_ids)]
-        samples.emit("answer", index=index, ids=answer, seconds=time.perf_counter() - started)
 
 
 def _installed(name: str) -> str | None:

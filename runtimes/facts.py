@@ -124,6 +124,12 @@ def kernel_table(path: Path) -> dict[str, int]:
     return table
 
 
+def kernel_words(path: Path) -> dict[str, str]:
+    """The `Name: words` lines of a /proc file, as text."""
+    lines = (line.partition(":") for line in (read_text(path) or "").splitlines())
+    return {name: words.strip() for name, _, words in lines}
+
+
 def core_folders(root: Path = _ROOT) -> list[Path]:
     """The /sys folders of the cores, in the order of their numbers."""
     folders = (root / "sys/devices/system/cpu").glob("cpu[0-9]*")
@@ -165,6 +171,22 @@ def _hexadecimal(text: str) -> int:
         return int(text, 16)
     except ValueError:
         return -1
+
+
+def core_list(path: Path) -> list[int] | None:
+    """The core numbers in a /sys or /proc list such as `0-3,6` or `0 1 2 3`; None where there is none."""
+    return parse_core_list(read_text(path))
+
+
+def parse_core_list(text: str | None) -> list[int] | None:
+    """The core numbers that a text such as `0-3,6` names (Documentation/admin-guide/cputopology)."""
+    cores: list[int] = []
+    for part in (text or "").replace(",", " ").split():
+        first, _, last = part.partition("-")
+        if not first.isdigit() or not (last or first).isdigit():
+            return None
+        cores.extend(range(int(first), int(last or first) + 1))
+    return cores or None
 
 
 def _board(root: Path) -> str | None:

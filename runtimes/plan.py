@@ -1,6 +1,7 @@
 """What the agent is asked to do: one JSON document, checked on both sides. Standard library only."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,11 @@ class Plan:
     needs at least one of them. `depths` are the tokens already in the KV cache before the timed decode steps,
     capped so that the decode fits the context length. `adapter` is the attached adapter that answers (none:
     the base, or the person who is merged into it). `settle_seconds` is the longest wait for a quiet, cool
-    machine before the first load (0: no wait).
+    machine before the first load (0: no wait), and for the temperature to return between repeats.
+
+    `cores` binds the process to cores: their numbers, or "fast" for all but the slowest cluster. Where power
+    can be read, each window that meters it lasts `energy_seconds` (0: none). `sustained_minutes` above 0 adds
+    a decode without a pause, for so long at most. `score_ids` are texts whose likelihood is computed.
     """
 
     bundle: str
@@ -31,6 +36,10 @@ class Plan:
     max_new_tokens: int = 64
     stop_ids: tuple[int, ...] = ()
     settle_seconds: float = 0.0
+    cores: tuple[int, ...] | str | None = None
+    energy_seconds: float = 5.0
+    sustained_minutes: float = 0.0
+    score_ids: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         found = [
@@ -38,14 +47,23 @@ class Plan:
             for name, (accepted, fits) in _ACCEPTED.items()
             if not fits(getattr(self, name))
         ]
-        if not found and self.repeats == 0 and not self.prompts_ids:
+        asked = self.repeats, self.prompts_ids, self.score_ids, self.sustained_minutes
+        if not found and not any(asked):
             found = ["nothing to do: repeats is 0 and prompts_ids is empty"]
         if found:
             raise DeviceError("; ".join(found), where="plan of the run")
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as plain JSON values; `plan_from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        """The plan as plain JSON values; `plan_from_dict` reads it back.
+
+        What came after the first version is left out unless it is asked for, so that an older agent goes on.
+        """
+        usual = {field.name: field.default for field in dataclasses.fields(self) if field.name in _LATER}
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in usual or value != usual[name]
+        }
 
 
 def _count(value: object) -> bool:
@@ -64,6 +82,15 @@ def _named(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _amount(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _cores(value: object) -> bool:
+    return value is None or value == "fast" or (_counts(value) and value != ())
+
+
+_LATER = ("cores", "energy_seconds", "sustained_minutes", "score_ids")
 _NATURAL = ("a whole number from 0", _count)
 _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bundle": ("the path of a bundle folder", _named),
@@ -80,9 +107,13 @@ _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "max_new_tokens": ("a whole number from 1", _positive),
     "stop_ids": ("a list of token ids", _counts),
-    "settle_seconds": (
-        "seconds from 0",
-        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0,
+    "settle_seconds": ("seconds from 0", _amount),
+    "cores": ('"fast", core numbers, or none', _cores),
+    "energy_seconds": ("seconds from 0", _amount),
+    "sustained_minutes": ("minutes from 0", _amount),
+    "score_ids": (
+        "lists of two or more token ids",
+        lambda value: isinstance(value, tuple) and all(_counts(ids) and len(ids) > 1 for ids in value),
     ),
 }
 

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runtimes.facts import core_folders, kernel_table, read_number, read_text
+from runtimes.battery import battery
+from runtimes.facts import core_folders, core_list, kernel_table, read_number, read_text
+from runtimes.thermal import heat, throttle_events, throttle_flags
 
 _ROOT = Path("/")
 
@@ -28,18 +30,24 @@ def sensors(root: Path = _ROOT) -> dict[str, Any]:
     """One reading; None wherever the machine has no such sensor.
 
     Temperatures in degrees Celsius (`limit`: the zone's lowest passive trip point, where the kernel starts to
-    throttle), frequencies in MHz for each core, processor seconds since boot, memory in bytes.
+    throttle), frequencies in MHz for each core, processor seconds since boot, memory in bytes. It asks
+    programs of the device (`vcgencmd`, `dumpsys`): it stands between timed regions, never within one.
     """
     meminfo = kernel_table(root / "proc/meminfo")
     swap = meminfo.get("SwapTotal"), meminfo.get("SwapFree")
+    zones, status = heat(root)
     return {
-        "temperatures": _temperatures(root) or None,
+        "temperatures": zones or None,
+        "thermal_status": status,
         "governors": _each_core(root, "scaling_governor", read_text),
         "frequency_mhz": _each_core(root, "scaling_cur_freq", _mhz),
         "allowed_mhz": _each_core(root, "scaling_max_freq", _mhz),
         "hardware_mhz": _each_core(root, "cpuinfo_max_freq", _mhz),
-        "throttle_flags": _pi_throttle_flags(root),
-        "throttle_events": _throttle_events(root),
+        "time_in_state": time_in_state(root),
+        "online_cores": core_list(root / "sys/devices/system/cpu/online"),
+        "throttle_flags": throttle_flags(root),
+        "throttle_events": throttle_events(root),
+        "battery": battery(root),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "processor": _processor(root),
         "memory_available": meminfo.get("MemAvailable"),
@@ -78,39 +86,42 @@ def too_hot(reading: dict[str, Any], usual_limit: float) -> str | None:
     return None
 
 
-def _temperatures(root: Path) -> dict[str, dict[str, float | None]]:
-    found: dict[str, dict[str, float | None]] = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        value = read_number(zone / "temp")
-        if value is not None and 0 < value < 200_000:
-            name = read_text(zone / "type") or zone.name
-            found[_unused(name, found)] = {"celsius": value / 1000, "limit": _passive_trip(zone)}
-    if found:
-        return found
-    for sensor in sorted((root / "sys/class/hwmon").glob("hwmon*/temp*_input")):
-        value = read_number(sensor)
-        if value is not None and 0 < value < 200_000:
-            label = read_text(sensor.with_name(sensor.name.replace("_input", "_label")))
-            name = " ".join(word for word in (read_text(sensor.parent / "name"), label) if word)
-            found[_unused(name or sensor.name, found)] = {"celsius": value / 1000, "limit": None}
-    return found
+def time_in_state(root: Path = _ROOT) -> dict[str, dict[str, Any]] | None:
+    """Seconds at each frequency since boot, by cpufreq policy: {"cores": [...], "seconds": {MHz: seconds}}.
+
+    The kernel counts in hundredths of a second, idle time included (Documentation/cpu-freq/cpufreq-stats).
+    """
+    found = {}
+    folder = root / "sys/devices/system/cpu/cpufreq"
+    for policy in sorted(folder.glob("policy*"), key=lambda path: int(path.name.removeprefix("policy"))):
+        words = (read_text(policy / "stats/time_in_state") or "").split()
+        pairs = zip(words[::2], words[1::2], strict=False)
+        seconds = {
+            f"{int(khz) / 1000:g}": int(ticks) / 100
+            for khz, ticks in pairs
+            if khz.isdigit() and ticks.isdigit()
+        }
+        if seconds:
+            cores = core_list(policy / "related_cpus") or core_list(policy / "affected_cpus")
+            found[policy.name] = {"cores": cores, "seconds": seconds}
+    return found or None
 
 
-def _unused(name: str, taken: dict[str, Any]) -> str:
-    number = 2
-    unused = name
-    while unused in taken:
-        unused, number = f"{name} {number}", number + 1
-    return unused
-
-
-def _passive_trip(zone: Path) -> float | None:
-    trips = (
-        read_number(kind.with_name(kind.name.replace("_type", "_temp")))
-        for kind in zone.glob("trip_point_*_type")
-        if read_text(kind) == "passive"
-    )
-    return min((trip / 1000 for trip in trips if trip and trip > 0), default=None)
+def frequency_seconds(
+    before: dict[str, dict[str, Any]] | None, after: dict[str, dict[str, Any]] | None
+) -> dict[str, dict[str, float]] | None:
+    """Seconds at each frequency between two `time_in_state`, by policy; frequencies without any left out."""
+    if not before or not after:
+        return None
+    return {
+        policy: {
+            mhz: round(seconds - then, 2)
+            for mhz, seconds in state["seconds"].items()
+            if seconds > (then := before[policy]["seconds"].get(mhz, 0.0))
+        }
+        for policy, state in after.items()
+        if policy in before
+    }
 
 
 def _mhz(path: Path) -> float | None:
@@ -121,19 +132,6 @@ def _mhz(path: Path) -> float | None:
 def _each_core(root: Path, name: str, read: Any) -> list[Any] | None:
     values = [read(folder / "cpufreq" / name) for folder in core_folders(root)]
     return values if any(value is not None for value in values) else None
-
-
-def _pi_throttle_flags(root: Path) -> int | None:
-    """Raspberry Pi firmware's word: bit 0 under-voltage, 1 frequency capped, 2 throttled, 3 soft limit."""
-    for path in (root / "sys/devices/platform").glob("soc*/*firmware/get_throttled"):
-        return read_number(path, base=16)
-    return None
-
-
-def _throttle_events(root: Path) -> int | None:
-    counts = [read_number(folder / "thermal_throttle/core_throttle_count") for folder in core_folders(root)]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
 
 
 def _processor(root: Path) -> dict[str, float] | None:

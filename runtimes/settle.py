@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from runtimes.sensors import other_work, sensors, too_hot
+from runtimes.sensors import hottest, other_work, sensors, too_hot
+from runtimes.thermal import THERMAL_STATUS_MODERATE, temperatures
 
 # A quarter of a core: an idle desktop or phone stays well below it, and one busy process is well above it.
 OTHER_WORK_CORES = 0.25
@@ -12,6 +14,8 @@ OTHER_WORK_CORES = 0.25
 OTHER_WORK_SHARE = 0.05
 # For zones that name no passive trip point: small boards and phones start to throttle between 80 and 85 °C.
 TEMPERATURE_LIMIT = 80.0
+# A repeat may start so much warmer than the first one did: boards' sensors have steps of half a degree.
+COOL_MARGIN = 2.0
 _POLL_SECONDS = 1.0
 
 
@@ -42,9 +46,34 @@ def settle(
     return {"seconds": clock() - started, "reached": waiting_for is None, "waiting_for": waiting_for}
 
 
+def cool(
+    target: float,
+    timeout: float,
+    *,
+    root: Path = Path("/"),
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Wait until the hottest sensor is back at `target` degrees Celsius (and COOL_MARGIN), at most `timeout`.
+
+    Returns {"seconds": waited, "reached": whether, "celsius": the last reading, "target": as given}.
+    """
+    started = clock()
+    while True:
+        celsius = hottest({"temperatures": temperatures(root)})
+        reached = celsius is None or celsius <= target + COOL_MARGIN
+        if reached or clock() - started >= timeout:
+            break
+        pause(_POLL_SECONDS)
+    return {"seconds": clock() - started, "reached": reached, "celsius": celsius, "target": target}
+
+
 def _disturbance(before: dict[str, Any], after: dict[str, Any], cores: int) -> str | None:
     if hot := too_hot(after, TEMPERATURE_LIMIT):
         return hot
+    status = after.get("thermal_status")
+    if status is not None and status >= THERMAL_STATUS_MODERATE:
+        return f"Android's thermal status, which is {status}"
     work = other_work(before, after)
     if work is not None and work[0] > other_work_limit(cores):
         return f"other processes, which keep {work[0]:.2f} cores busy"

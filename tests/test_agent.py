@@ -2,9 +2,11 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fake_engine import VOCAB, FakeEngine
+from fake_root import put
 
 from runtimes.agent import Samples, execute
 from runtimes.facts import machine_facts
@@ -14,7 +16,7 @@ from runtimes.settle import settle
 from toolkit.errors import DeviceError
 
 
-def run(**fields):
+def run(root=Path("/"), bundle="b", **fields):
     engines = []
 
     def open_engine(folder, threads):
@@ -22,7 +24,8 @@ def run(**fields):
         return engines[-1]
 
     stream = io.StringIO()
-    execute(Plan(bundle="b", **fields), Samples(stream), open_engine)
+    plan = Plan(bundle=bundle, **({"energy_seconds": 0} | fields))
+    execute(plan, Samples(stream), open_engine, root)
     return [json.loads(line) for line in stream.getvalue().splitlines()], engines
 
 
@@ -36,7 +39,7 @@ def test_a_run_writes_every_kind_of_sample_in_order():
     assert kinds[0] == "hello"
     assert kinds[-1] == "done"
     assert set(kinds) == {
-        "hello", "step", "sensors", "memory", "load", "prefill", "decode", "answer", "done",
+        "hello", "step", "sensors", "memory", "load", "prefill", "decode", "threads", "answer", "done",
     }  # fmt: skip
     times = [sample["t"] for sample in samples]
     assert times == sorted(times)
@@ -131,13 +134,6 @@ def test_a_bad_plan_says_which_field_and_what_is_accepted(document, message):
 def test_a_plan_survives_json():
     plan = Plan(bundle="b", threads=2, prompts_ids=((1, 2),), stop_ids=(3,))
     assert plan_from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
-
-
-def put(root, **files):
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
 import pytest
 from fake_bundle import fake_bundle
 
-from benchmarks.protocol import answer_on_device, benchmark
+from benchmarks.protocol import answer_on_device, benchmark, quality_on_device
 from benchmarks.results import result_from_json
+from runtimes.affinity import allowed_cores
 from runtimes.devices.local import LocalDevice
 from runtimes.facts import machine_facts
 from toolkit.errors import BundleError, DeviceError
@@ -21,7 +23,7 @@ def bundle(tmp_path):
 
 
 def small(bundle, **changes):
-    options = {"prompt_tokens": 8, "decode_tokens": 4, "repeats": 3, "settle_seconds": 0}
+    options = {"prompt_tokens": 8, "decode_tokens": 4, "repeats": 3, "settle_seconds": 0, "energy_seconds": 0}
     return benchmark(bundle, LocalDevice(agent=FAKE), **(options | changes))
 
 
@@ -95,3 +97,21 @@ def test_preflight_refuses_a_bundle_that_memory_cannot_hold(bundle):
 def test_no_repeats_are_refused(bundle):
     with pytest.raises(DeviceError, match=r"repeats: found 0|nothing to do: repeats is 0"):
         small(bundle, repeats=0)
+
+
+def test_answers_and_scores_in_one_load(bundle):
+    quality = quality_on_device(
+        bundle, LocalDevice(agent=FAKE), prompts_ids=[[7]], score_ids=[[1, 2, 3], [4, 9]], max_new_tokens=2
+    )
+    assert quality.answers == [[8, 9]]
+    assert [score.tokens for score in quality.scores] == [2, 1]
+    total = 2 * quality.scores[0].nll + quality.scores[1].nll
+    assert quality.perplexity == pytest.approx(math.exp(total / 3))
+
+
+def test_a_run_on_chosen_cores_says_which(bundle):
+    core = allowed_cores()[0]
+    found = small(bundle, cores=[core])
+    assert found.setting.cores == [core]
+    assert result_from_json(found.to_json()) == found
+    assert small(bundle).setting.cores is None

@@ -22,7 +22,7 @@ def test_the_file_holds_raw_samples_and_statistics_for_readers():
     assert len(document["samples"]) == len(samples())
     assert document["statistics"]["ttft"]["unit"] == "s"
     assert document["environment"]["bundle"]["manifest_sha256"] == "ab12" * 16
-    assert document["validity"] == {"valid": True, "reasons": []}
+    assert document["validity"] == {"valid": True, "reasons": [], "notes": []}
 
 
 def test_statistics_are_derived_from_the_samples_without_the_warm_up():

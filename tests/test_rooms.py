@@ -16,7 +16,8 @@ ON_DEVICE = tuple(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in agent_files()
 )
 BUNDLE_READER = ("exporters.bundle", "toolkit", "toolkit.errors", "toolkit.files", "toolkit.json_dataclass")
-DEVICE_LIBRARIES = {"runtimes.agent": {"numpy"}, "runtimes.engine": {"numpy"},
+DEVICE_LIBRARIES = {"runtimes.engine": {"numpy"}, "runtimes.latency": {"numpy"},
+                    "runtimes.quality": {"numpy"},
                     "runtimes.executorch": {"numpy", "executorch", "torch"},
                     "runtimes.genai": {"numpy", "onnxruntime_genai"}}  # fmt: skip
 SEES_ALL = (
