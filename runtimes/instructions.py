@@ -61,7 +61,9 @@ def count(
     """
     for number in range(-1, PASSES):
 
-        def counted(phase: str, tokens: int, start: int, fields: dict[str, Any], number: int = number) -> None:
+        def counted(
+            phase: str, tokens: int, start: int, fields: dict[str, Any], number: int = number
+        ) -> None:
             taken = counter.read() - start
             if number >= 0:
                 emit(
