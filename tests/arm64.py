@@ -17,7 +17,8 @@ _FILES = {
     "sys/devices/system/cpu/online": _CORES,
     "proc/cpuinfo": "\n".join(
         f"processor\t: {core}\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp "
-        "cpuid asimdrdm lrcpc dcpop asimddp\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x4\n"
+        "cpuid asimdrdm lrcpc dcpop asimddp\nCPU implementer\t: 0x41\n"
+        "CPU architecture: 8\nCPU variant\t: 0x4\n"
         "CPU part\t: 0xd0b\nCPU revision\t: 1\n"
         for core in range(2)
     ),
