@@ -28,14 +28,16 @@ class ExecuTorchEngine(Engine):
     name = "executorch"
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        # torch's libraries must be loaded before the runtime's; the others register operators.
         with _native_hushed():
-            import executorch.extension.llm.custom_ops.custom_ops
-            import executorch.kernels.quantized  # noqa: F401
-            import torch
-            from executorch.extension.pybindings import portable_lib
+            import torch  # first: its libraries must be there before the runtime's
+
+            # Not through executorch's own modules: they import its exporter and torch's compiler, which takes
+            # seconds, and a device has neither.
+            from executorch.extension.pybindings import _portable_lib as portable_lib
             from executorch.version import __version__
 
+            for library in _operators(Path(portable_lib.__file__).parents[2]):
+                torch.ops.load_library(library)
             if threads is not None:
                 portable_lib._unsafe_reset_threadpool(threads)
                 torch.set_num_threads(threads)  # ExecuTorch's own operators take torch's threads
@@ -105,6 +107,12 @@ class ExecuTorchEngine(Engine):
 
     def _inputs(self, ids: list[int], position: int) -> list[Any]:
         return [self._torch.tensor([ids]), self._torch.tensor([position])]
+
+
+def _operators(package: Path) -> list[Path]:
+    """The libraries of `package` that register the operators of language models and of quantised tensors."""
+    folders = (package / "extension/llm/custom_ops", package / "kernels/quantized")
+    return [library for folder in folders for library in folder.glob("*_ops_aot_lib.*")]
 
 
 @contextmanager

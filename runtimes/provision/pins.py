@@ -50,11 +50,11 @@ MACHINES = {
 # The runtime's packages; whatever else they declare is for making models, which no device does.
 _PACKAGES: dict[str, tuple[str, ...]] = {
     ONNXRUNTIME_GENAI: ("onnxruntime-genai", "onnxruntime", "numpy"),
-    EXECUTORCH: ("executorch", "torch", "numpy"),
+    EXECUTORCH: ("executorch", "torch", "typing-extensions", "numpy"),
 }
 _IMPORTS: dict[str, tuple[str, ...]] = {
     ONNXRUNTIME_GENAI: ("numpy", "onnxruntime_genai"),
-    EXECUTORCH: ("numpy", "torch", "executorch.extension.pybindings.portable_lib"),
+    EXECUTORCH: ("numpy", "torch", "executorch.extension.pybindings._portable_lib"),
 }
 # executorch 1.1.0 reads what 1.4 writes, and is the last for torch 2.10, the last CPU wheel for aarch64.
 _NAMED: dict[tuple[str, str], str] = {
@@ -72,6 +72,10 @@ DROPPED = (
     # A second copy of ONNX Runtime, for `import onnxruntime`; GenAI loads libonnxruntime.so beside it.
     r"onnxruntime/capi/onnxruntime_pybind11_state\..*",
     r"onnxruntime_genai/models/.*",
+    # What `runtimes.executorch` loads, and no exporter.
+    r"executorch/(?!version\.py$|extension/pybindings/_portable_lib\.|.*_ops_aot_lib\.).*",
+    r"torch/(include|share|test)/.*",
+    r"torch/bin/(?!torch_shm_manager$).*",
     r"[^/]+\.dist-info/(?!METADATA$|licenses?/|LICEN[CS]E|NOTICE|COPYING).*",
 )
 
