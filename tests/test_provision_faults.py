@@ -2,7 +2,7 @@ import platform
 import shutil
 
 import pytest
-from provision_kit import NAME, Board, use_toy, wheel
+from provision_kit import Board, use_toy, wheel
 
 from runtimes.provision import pins
 from toolkit.errors import DeviceError
@@ -54,16 +54,16 @@ def test_another_system_than_linux_is_refused(board):
 
 def test_a_missing_tool_is_named(board, tmp_path):
     board.shell.variables["PATH"] = str(board.bin)
-    for tool in ("sh", "uname", "head", "gzip", "mkdir", "mv", "rm", "df", "cat", "tail", "tar"):
+    for tool in ("sh", "uname", "head", "gzip"):
         board.tool(tool, f'exec {shutil.which(tool)} "$@"')
-    assert "it has no sha256sum" in refusal(board)
+    assert "it has no tar" in refusal(board)
 
 
 def test_too_little_space_is_found_before_anything_is_pushed(board):
     board.tool("df", "echo Filesystem; echo '/dev/root 100 99 1 99% /'")
     message = refusal(board)
-    assert "step free space" in message
-    assert "0 MB are free" in message
+    assert "step space" in message
+    assert "0.0 MB are free" in message
     assert board.names("objects") == board.names("environments") == set()
 
 
@@ -145,4 +145,4 @@ def test_a_python_folder_of_another_kind_is_refused(board, tmp_path):
     (folder / "lib" / machine.loader).touch()
     (folder / "bin/python3.11").write_text("#!/bin/sh\n")
     assert f"its Python is not for {machine.name}" in refusal(board, python_folder=folder)
-    assert NAME not in board.names("environments")
+    assert not board.root.exists()

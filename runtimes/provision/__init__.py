@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.devices.shell import Shell
-from runtimes.provision.archive import Archive, archive_of
+from runtimes.devices.store import Item, Room, Store
+from runtimes.provision.archive import ARCHIVE, Archive, archive_of
 from runtimes.provision.base import Base, debian_base, folder_base
 from runtimes.provision.install import Checked, install, present
 from runtimes.provision.pins import EXECUTORCH, ONNXRUNTIME_GENAI, RUNTIMES, Spec, spec_for
-from runtimes.provision.push import open_root, push
 from runtimes.provision.target import Target, look
 from runtimes.provision.wheels import make_site
 from toolkit.errors import DeviceError
@@ -22,16 +22,18 @@ from toolkit.progress import SILENT, Progress
 
 __all__ = ["EXECUTORCH", "ONNXRUNTIME_GENAI", "RUNTIMES", "PrepareReport", "Prepared", "prepare"]
 
-# Files take whole blocks of the disk, and the shell has to write as well.
+# Files take whole blocks of the disk, and compiled modules come beside them.
 _MARGIN = 1.1
 _ANDROID = "On a phone it runs in the demo app: docs/android.md"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One environment on the device. `pushed_bytes` is 0 and `was_there` true where nothing was to do.
+    """One environment on the device.
 
-    `python` is the version that runs it, the device's own unless `self_contained`; `seconds` of the work.
+    `was_there`: nothing was to do, and the sizes and the key are not given. `python` is the version that runs
+    it, the device's own unless `self_contained`. `repaired` says what was wrong with the one before.
+    `pushed_bytes` is the archive's size, `unpacked_bytes` what it takes there. `seconds`: all of the work.
     """
 
     name: str
@@ -90,7 +92,6 @@ def prepare(
             )
     with progress.step("Looking at the device"):
         target = look(shell)
-        free = open_root(shell, root)
     wanted, notes = list(dict.fromkeys(runtimes)), []
     if target.android and EXECUTORCH in wanted:
         if wanted == [EXECUTORCH]:
@@ -107,18 +108,19 @@ def prepare(
         notes.append(
             f"It has no Python that fits, and gets one of its own: Python {base.version}, {base.words}."
         )
-    done = [_environment(shell, root, name, target, free, base, cache, progress) for name in wanted]
+    store = Store(shell, root)
+    with store.held() as room:
+        done = [_environment(store, room, name, target, base, cache, progress) for name in wanted]
     return PrepareReport(
         shell.name, target.machine.name, target.libc, target.android, tuple(done), tuple(notes)
     )
 
 
 def _environment(
-    shell: Shell,
-    root: str,
+    store: Store,
+    room: Room,
     name: str,
     target: Target,
-    free: int,
     base: Base | None,
     cache: Path,
     progress: Progress,
@@ -126,7 +128,7 @@ def _environment(
     started = time.monotonic()
     version = base.version if base else str(target.python)
     spec = spec_for(name, target.machine.name, version, base.words if base else None)
-    found = present(shell, root, name, progress)
+    found = present(store, name, progress)
     if found is not None and found.fault is None and found.spec == spec.digest:
         return _prepared(spec, found, None, started)
 
@@ -137,10 +139,12 @@ def _environment(
         return origin
 
     archive = archive_of(spec, fill, cache, progress)
-    _demand_space(shell, archive, free)
-    pushed = push(shell, root, archive, progress)
-    checked = install(shell, root, spec, archive, progress)
-    return _prepared(spec, checked, archive, started, pushed=pushed, damaged=found.fault if found else None)
+    item = Item(archive.path, archive.bytes, archive.sha256, ARCHIVE)
+    unpacked = round(archive.unpacked_bytes * _MARGIN)
+    label = f"Pushing {name} to {store.shell.name}"
+    store.send([item], room, label, progress, also=unpacked)
+    checked = install(store, spec, archive, progress)
+    return _prepared(spec, checked, archive, started, damaged=found.fault if found else None)
 
 
 def _prepared(
@@ -149,7 +153,6 @@ def _prepared(
     archive: Archive | None,
     started: float,
     *,
-    pushed: int = 0,
     damaged: str | None = None,
 ) -> Prepared:
     return Prepared(
@@ -160,17 +163,7 @@ def _prepared(
         self_contained=spec.base is not None,
         was_there=archive is None,
         repaired=damaged,
-        pushed_bytes=pushed,
+        pushed_bytes=archive.bytes if archive else 0,
         unpacked_bytes=archive.unpacked_bytes if archive else 0,
         seconds=time.monotonic() - started,
     )
-
-
-def _demand_space(shell: Shell, archive: Archive, free: int) -> None:
-    needed = round((archive.bytes + archive.unpacked_bytes) * _MARGIN)
-    if free < needed:
-        raise shell.fault(
-            "free space",
-            f"{needed / 1e6:,.0f} MB are needed while it is set up, {free / 1e6:,.0f} MB are free",
-            "Free some space there",
-        )

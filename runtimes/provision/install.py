@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtimes.devices.shell import Output, Shell
+from runtimes.devices.shell import Shell
+from runtimes.devices.store import Store
 from runtimes.provision.archive import Archive
 from runtimes.provision.pins import Spec
 from toolkit.progress import SILENT, Progress
@@ -67,27 +68,28 @@ class Checked:
     fault: str | None
 
 
-def present(shell: Shell, root: str, name: str, progress: Progress = SILENT) -> Checked | None:
+def present(store: Store, name: str, progress: Progress = SILENT) -> Checked | None:
     """The environment that `name` stands for on the device, checked file by file; None if there is none."""
     step = f"check {name}"
-    folder = f"{root}/environments/{name}"
+    shell, folder = store.shell, f"{store.root}/environments/{name}"
     if shell.run(_EXISTS, folder, step=step).status != 0:
         return None
     with progress.step(f"Checking {name} on the device"):
         return _checked(shell, folder, step)
 
 
-def install(shell: Shell, root: str, spec: Spec, archive: Archive, progress: Progress = SILENT) -> Checked:
+def install(store: Store, spec: Spec, archive: Archive, progress: Progress = SILENT) -> Checked:
     """Have `archive`, whose file is among the device's objects already, as the environment of `spec.name`.
 
     Raises DeviceError if it cannot be unpacked, or does not start there; the environment that was there
     before stays.
     """
+    shell, root = store.shell, store.root
     unpacking = f"{root}/incoming/{archive.key}.unpacking"
     step = f"unpack {spec.name}"
     with progress.step(f"Unpacking {spec.name} on the device"):
         output = shell.run(_UNPACK, root, archive.sha256, archive.key, step=step, timeout=_SLOW)
-    _demand(shell, output, step, "Look at the device's free space, and type the same command again")
+    store.check(output, step, "cannot unpack it")
     step = f"check {spec.name}"
     with progress.step(f"Checking {spec.name} on the device"):
         checked = _checked(shell, unpacking, step)
@@ -96,7 +98,7 @@ def install(shell: Shell, root: str, spec: Spec, archive: Archive, progress: Pro
         raise shell.fault(step, f"the environment does not work there ({checked.fault})")
     step = f"switch to {spec.name}"
     output = shell.run(_NAME, root, archive.key, archive.sha256, step=step, timeout=_SLOW)
-    _demand(shell, output, step, "Type the same command again")
+    store.check(output, step, "cannot give it its name")
     output = shell.run(
         _SWITCH,
         f"{root}/environments",
@@ -106,7 +108,7 @@ def install(shell: Shell, root: str, spec: Spec, archive: Archive, progress: Pro
         stdin=_LINK,
         timeout=_SLOW,
     )
-    _demand(shell, output, step, "Type the same command again")
+    store.check(output, step, "cannot set the link")
     return checked
 
 
@@ -118,9 +120,3 @@ def _checked(shell: Shell, folder: str, step: str) -> Checked:
         return Checked(None, {}, "", f"its Python does not run: {said[-1]}")
     said_there: dict[str, Any] = json.loads(lines[-1].removeprefix(_MARK))
     return Checked(**said_there)
-
-
-def _demand(shell: Shell, output: Output, step: str, mend: str) -> None:
-    if output.status != 0:
-        said = output.stderr.splitlines() or [f"status {output.status}"]
-        raise shell.fault(step, said[-1], mend)

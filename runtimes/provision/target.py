@@ -6,7 +6,7 @@ from runtimes.devices.shell import Shell
 from runtimes.provision.pins import GLIBC, MACHINES, PYTHONS, Machine
 
 STEP = "look at the device"
-_TOOLS = ("tar", "gzip", "sha256sum", "mkdir", "mv", "rm", "df", "cat", "tail")
+_TOOLS = ("tar", "gzip")  # besides those of runtimes.devices.store
 _MARK = "edgeplm:"
 _WIDE_SYSTEM = (
     "If it is a 64-bit board, install the 64-bit system (on a Raspberry Pi, the image whose name has arm64)"
