@@ -42,9 +42,10 @@ def test_ssh_devices_are_recognised():
     assert parse_device("ssh://pi@board:2222").name == "ssh://pi@board:2222"
 
 
-def test_adb_is_recognised_and_refused():
-    with pytest.raises(DeviceError, match=r"device adb:SERIAL: .* later version of EdgePLM\. Use local"):
-        parse_device("adb:SERIAL")
+def test_a_phone_is_recognised_before_it_is_connected():
+    assert parse_device("adb:SERIAL").name == "adb:SERIAL"
+    with pytest.raises(DeviceError, match="not a device of adb"):
+        parse_device("adb:SERIAL; reboot")
 
 
 def test_an_unknown_device_lists_the_known_ones():

@@ -45,7 +45,10 @@ class Device(ABC):
 
 
 def parse_device(text: str) -> Device:
-    """The device that `text` names: `local` or `ssh://[user@]host[:port]`; DeviceError for anything else."""
+    """The device that `text` names: `local`, `ssh://[user@]host[:port]` or `adb:[SERIAL]`.
+
+    Nothing is connected yet. Raises DeviceError for anything else.
+    """
     if text == "local":
         from runtimes.devices.local import LocalDevice
 
@@ -56,11 +59,12 @@ def parse_device(text: str) -> Device:
 
         return RemoteDevice(SshShell(text))
     if text.startswith("adb:"):
-        raise DeviceError(
-            "adb: devices come with a later version of EdgePLM",
-            where=f"device {text}",
-            mend="Use local: install EdgePLM on the device itself and run the same command there",
-        )
+        from runtimes.devices.adb import AdbShell
+        from runtimes.devices.android import AndroidDevice
+
+        return AndroidDevice(AdbShell(text))
     raise DeviceError(
-        "unknown device", where=f"device {text!r}", mend="Known: local, ssh://[user@]host[:port]"
+        "unknown device",
+        where=f"device {text!r}",
+        mend="Known: local, ssh://[user@]host[:port], adb:SERIAL",
     )

@@ -5,6 +5,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
@@ -85,17 +86,9 @@ class RemoteDevice(Device):
         """Run `plan` on the device; the agent there ends with this call, however that ends."""
         agent = agent_package()
         runtime = self._ready(plan, agent)
-        samples: list[Sample] = []
-        process = self.shell.start(_RUN, self.root, who(), runtime, agent.name)
-        late = threading.Event()
-        with _watched(process, plan, self.timeout, late) as said:
-            for line in cast(IO[bytes], process.stdout):
-                sample = parse_sample(line.decode("utf-8", "replace"))
-                samples.append(sample)
-                if on_sample is not None:
-                    on_sample(sample)
-        self._check(samples, process, b"".join(said), runtime, late.is_set())
-        return samples
+        ended = self._follow(plan, on_sample, _RUN, self.root, who(), runtime, agent.name)
+        self._check(ended, runtime)
+        return ended.samples
 
     def close(self) -> None:
         self.shell.close()
@@ -122,21 +115,33 @@ class RemoteDevice(Device):
             moved = self.shell.run(_PLACE_AGENT, store.root, agent.name, agent.sha256, step="push")
             store.check(moved, "push", "cannot place the agent")
 
-    def _check(
-        self, samples: list[Sample], process: "subprocess.Popen[bytes]", said: bytes, runtime: str, late: bool
-    ) -> None:
+    def _follow(self, plan: Plan, on_sample: OnSample | None, script: str, *arguments: str) -> "Ended":
+        """Start a script that writes samples, give it `plan`, and read it to its end."""
+        samples: list[Sample] = []
+        process = self.shell.start(script, *arguments)
+        late = threading.Event()
+        with _watched(process, plan, self.timeout, late) as said:
+            for line in cast(IO[bytes], process.stdout):
+                sample = parse_sample(line.decode("utf-8", "replace"))
+                samples.append(sample)
+                if on_sample is not None:
+                    on_sample(sample)
+        status, stderr = split_status(b"".join(said))
+        return Ended(samples, status, stderr, process.returncode, late.is_set())
+
+    def _check(self, ended: "Ended", runtime: str) -> None:
         """Raise DeviceError unless the agent came to its end."""
-        status, stderr = split_status(said)
-        if any(sample["kind"] in ("done", "error") for sample in samples) or late:
+        samples, status, stderr = ended.samples, ended.status, ended.stderr
+        if ended.complete or ended.late:
             status = 0 if status is None else status
         if status is None:
-            raise self.shell.fault(step_of(samples), *self.shell.explain(process.returncode, stderr))
+            raise self.shell.fault(step_of(samples), *self.shell.explain(ended.client, stderr))
         if not samples:
             self._check_start(status, stderr, runtime)
-        too_long = f"no end within {self.timeout:g} s" if late else ""
+        too_long = f"no end within {self.timeout:g} s" if ended.late else ""
         # A shell tells of a signal as 128 and its number.
-        ended = 128 - status if status > 128 else status
-        check_end(samples, ended, stderr.splitlines()[-_STDERR_LINES:], device=self.name, late=too_long)
+        status = 128 - status if status > 128 else status
+        check_end(samples, status, stderr.splitlines()[-_STDERR_LINES:], device=self.name, late=too_long)
 
     def _check_start(self, status: int, stderr: str, runtime: str) -> None:
         prepare = f"Prepare it: `edgeplm devices prepare {self.name}`"
@@ -154,6 +159,23 @@ class RemoteDevice(Device):
             raise self.shell.fault(
                 "start", f"its environment for {runtime} is damaged ({one_line(stderr)})", prepare
             )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A script's samples and how it ended: its exit status (None: the connection ended first), its standard
+    error, the client's own exit status, and whether it was ended for taking too long."""
+
+    samples: list[Sample]
+    status: int | None
+    stderr: str
+    client: int
+    late: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether the samples themselves say how it went."""
+        return any(sample["kind"] in ("done", "error") for sample in self.samples)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import org.edgeplm.demo.core.SummaryText
  *
  *     adb shell am start -S -W -n org.edgeplm.demo/.phone.BenchActivity --es plan PLAN --es result NAME
  *
- * PLAN is the agent's plan, JSON or the name of a file in the app's `plans`; the samples go to `results/NAME`.
+ * PLAN is the agent's plan, JSON or the name of a file in the app's `plans`; the samples go to `results/NAME`. With
+ * `--ez private true` both lie in the app's own folder, which `run-as` reaches in a debug build, not on shared storage.
  * It has a process of its own, which ends when the screen is left. In the manifest it asks for the permission
  * DUMP, which adb's shell has and other apps cannot have.
  */
@@ -45,7 +46,8 @@ class BenchActivity : Activity() {
             return
         }
         val version = packageManager.getPackageInfo(packageName, 0).versionName ?: "unknown"
-        BenchRun.start(applicationContext, plan, intent.getStringExtra("result") ?: USUAL_RESULT, version)
+        val result = intent.getStringExtra("result") ?: USUAL_RESULT
+        BenchRun.start(applicationContext, plan, result, intent.getBooleanExtra("private", false), version)
     }
 
     /** A process runs one benchmark: a second one is asked for while this one is still on the screen. */

@@ -22,18 +22,21 @@ object BenchRun {
     var summary: Summary? = null
         private set
 
-    /** Starts the run unless there was one; [plan] is JSON, or the name of a file in the app's folder `plans`. */
+    /**
+     * Starts the run unless there was one; [plan] is JSON, or the name of a file in the app's folder `plans`.
+     * [private] says that plan and result lie in the app's own folders, not in those on shared storage.
+     */
     @Synchronized
-    fun start(context: Context, plan: String, result: String, version: String) {
+    fun start(context: Context, plan: String, result: String, private: Boolean, version: String) {
         if (summary != null) return
         summary = Summary(step = "start")
         val storage = Storage(context)
         thread(name = "benchmark") {
             try {
-                ResultFile(File(storage.results, plainName(result))).use { file ->
+                ResultFile(File(storage.results(private), plainName(result))).use { file ->
                     val summing = Summing()
                     val samples = Samples(file.writer) { summary = summing.add(it) }
-                    run(context, storage, plan, version, samples)
+                    run(context, storage, { text(storage.plans(private), plan) }, version, samples)
                 }
             } catch (problem: IOException) { // no result can be written, so the screen alone tells
                 summary = Summary(problem = problem.message, done = true)
@@ -43,23 +46,23 @@ object BenchRun {
         }
     }
 
-    private fun run(context: Context, storage: Storage, plan: String, version: String, samples: Samples) {
+    private fun run(context: Context, storage: Storage, plan: () -> String, version: String, samples: Samples) {
         val agent = Agent(Phone.machine(context), mapOf("android-demo" to version)) { wanted ->
             val folder = storage.shelf.find(wanted.bundle)
             val manifest = Bundles.readManifest(folder).also { Bundles.verify(folder, it, hashes = false) }
             Engines.tokens(folder, manifest, wanted.threads)
         }
         try {
-            agent.run(text(storage, plan), samples)
+            agent.run(plan(), samples)
         } catch (problem: PlanException) {
             samples.emit("error", mapOf("step" to samples.step, "message" to problem.message))
         }
     }
 
-    private fun text(storage: Storage, plan: String): String {
+    private fun text(plans: File, plan: String): String {
         if (plan.trimStart().startsWith("{")) return plan
         return try {
-            File(storage.plans, plainName(plan)).readText()
+            File(plans, plainName(plan)).readText()
         } catch (problem: IOException) {
             throw PlanException("cannot be read (${problem.message})")
         }

@@ -9,18 +9,21 @@ class Storage(private val context: Context) {
     /** Bundles: those taken in through the file picker, and those that `adb push` put there. */
     val shelf: Shelf get() = Shelf(listOf(File(context.filesDir, BUNDLES), shared(BUNDLES)).onEach { it.mkdirs() })
 
-    /** Results of benchmarks, for `adb pull`. */
-    val results: File get() = shared("results").apply { mkdirs() }
+    /** Results of benchmarks: for `adb pull`, or [private] for `adb shell run-as`. */
+    fun results(private: Boolean = false): File = folder("results", private)
 
     /** Plans of benchmarks that are too long for a command line. */
-    val plans: File get() = shared("plans").apply { mkdirs() }
+    fun plans(private: Boolean = false): File = folder("plans", private)
 
-    /** Makes every folder. */
+    /** Makes every folder that `adb` reaches. */
     fun prepare() {
         shelf
-        results
-        plans
+        results()
+        plans()
     }
+
+    private fun folder(name: String, private: Boolean) =
+        (if (private) File(context.filesDir, name) else shared(name)).apply { mkdirs() }
 
     // Where there is no shared storage the app's own serves: `run-as` reaches it in a debug build.
     private fun shared(name: String) = context.getExternalFilesDir(name) ?: File(context.filesDir, name)
