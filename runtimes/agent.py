@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from runtimes.affinity import allowed_cores, choose_cores, pin
 from runtimes.energy import announce, idle_energy, work_energy
 from runtimes.facts import machine_facts
+from runtimes.instructions import count, counting_program, open_counter, run_counted
 from runtimes.latency import fitted, latency, token_ids
 from runtimes.pagecache import evict
 from runtimes.plan import Plan, plan_from_dict
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 AGENT_VERSION = 1
 END_WITH_PARENT = "--end-with-parent="
 END_WITH_INPUT = "--end-with-input"
+_FOLLOWED = (END_WITH_PARENT, END_WITH_INPUT)
 _LEFT_ALONE = 3  # exit status
 _PR_SET_PDEATHSIG = 1  # prctl(2); the parent is the thread that started us, so it must stay
 _LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-genai", "executorch")
@@ -60,6 +62,17 @@ class Samples:
         self._stream.write(json.dumps(sample) + "\n")
         self._stream.flush()
 
+    @property
+    def descriptor(self) -> int:
+        """The file descriptor that the samples go to."""
+        return self._stream.fileno()
+
+    def announce(self, step: str) -> None:
+        """As `begin`, without the time: a number of another length leaves the memory in another state."""
+        self.step = step
+        self._stream.write(f'{{"kind": "step", "name": "{step}"}}\n')
+        self._stream.flush()
+
     def begin(self, step: str) -> None:
         """Say what comes next, so that a crash can be placed."""
         self.step = step
@@ -76,16 +89,7 @@ def execute(plan: Plan, samples: Samples, open_engine: OpenEngine, root: Path = 
     if plan.cores is not None:
         pin(choose_cores(plan.cores, root))  # before the runtime starts its threads, which inherit it
     cores = allowed_cores()
-    versions = {name: version for name in _LIBRARIES if (version := _installed(name))}
-    emit(
-        "hello",
-        agent=AGENT_VERSION,
-        python=platform.python_version(),
-        machine=machine_facts(root).as_dict(),
-        versions=versions,
-        allowed_cores=len(cores),
-        cores=cores,
-    )
+    _hello(samples, root, cores)
     if plan.settle_seconds:
         samples.begin("settle")
         emit("settle", **settle(plan.settle_seconds, len(cores), read=lambda: sensors(root)))
@@ -123,6 +127,36 @@ def execute(plan: Plan, samples: Samples, open_engine: OpenEngine, root: Path = 
                 sustain(fitting, engine, ids, emit, read=lambda: sensors(root))
     emit("sensors", when="after", **sensors(root))
     emit("done")
+
+
+def execute_counts(plan: Plan, samples: Samples, open_engine: OpenEngine, root: Path = Path("/")) -> None:
+    """Count instructions as `plan` asks and write the samples.
+
+    All else comes after the counts: what is read from a machine has another length every time, and leaves the
+    memory in another state.
+    """
+    counter = open_counter()
+    samples.announce("load")
+    with closing(open_engine(Path(plan.bundle), plan.threads)) as engine:
+        engine.use_adapter(plan.adapter)
+        fitting = fitted(plan, engine.context_length)
+        counts = count(fitting, engine, counter, samples.announce)
+    _hello(samples, root, allowed_cores())
+    for fields in counts:
+        samples.emit("instructions", **fields)
+    samples.emit("done")
+
+
+def _hello(samples: Samples, root: Path, cores: list[int]) -> None:
+    samples.emit(
+        "hello",
+        agent=AGENT_VERSION,
+        python=platform.python_version(),
+        machine=machine_facts(root).as_dict(),
+        versions={name: version for name in _LIBRARIES if (version := _installed(name))},
+        allowed_cores=len(cores),
+        cores=cores,
+    )
 
 
 @contextmanager
@@ -211,7 +245,10 @@ def main(open_engine: OpenEngine | None = None) -> int:
             from runtimes import open_engine as stock_open_engine
 
             open_engine = stock_open_engine
-        execute(plan, samples, open_engine)
+        if plan.count_instructions and counting_program():
+            return run_counted(plan, samples.descriptor, _FOLLOWED)
+        work = execute_counts if plan.count_instructions else execute
+        work(plan, samples, open_engine)
     except BrokenPipeError:
         return 1  # Nobody listens any more: the program that started this one has ended.
     except EdgePLMError as fault:

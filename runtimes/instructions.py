@@ -1,18 +1,20 @@
 """Instructions that the model's work takes in user space: a count, not a time, and the same in every run.
 
 Real hardware counts them itself (perf_event_open(2)). On an emulated device qemu does, with the plugin of
-runtimes/count/instructions.c: the agent starts itself anew under it, and marks a moment by a system call that
+runtimes/count/instructions.c: the agent starts itself once more under it, and marks a moment by a system call that
 means nothing to a kernel. Standard library only.
 """
 
 import ctypes
 import errno
+import gc
 import json
 import os
 import platform
 import struct
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,8 @@ EMULATED = Path("/etc/edgeplm-emulated")
 _PROGRAM = "count-instructions="
 # What the connection sets (its port, say) has another length each time, and shifts what lies on the stack.
 _KEPT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "QEMU_CPU")
+# A hash of text that is always the same, and no threads of numpy's, which would race for memory.
+_STEADY = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _ADDR_NO_RANDOMIZE = 0x0040000  # personality(2)
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -52,91 +56,104 @@ class Counter:
 
 
 def count(
-    plan: Plan, engine: "Engine", ids: Sequence[int], counter: Counter, emit: Callable[..., None]
-) -> None:
-    """Count what reading a prompt takes, and what decoding takes at each depth, on the tokens `ids`.
+    plan: Plan, engine: "Engine", counter: Counter, announce: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Count what reading a prompt takes, and what decoding takes at each depth; `announce` is told each pass.
 
-    The counts hold everything that this thread does for them, Python's own work included. Samples: phase
-    `prefill` or `decode`, tokens, count.
+    The counts hold everything that this thread does for it, Python's own work included. Each has its phase,
+    `prefill` or `decode`, its tokens and its depth.
     """
+    ids = _token_ids(max(plan.prompt_tokens, max(plan.depths) + plan.decode_tokens + 1), engine.vocab_size)
+    prompt = ids[: plan.prompt_tokens]
+    found: list[dict[str, Any]] = []
+    gc.collect()
+    gc.disable()  # it would start in the midst of a count
     for number in range(-1, PASSES):
-
-        def counted(
-            phase: str, tokens: int, start: int, fields: dict[str, Any], number: int = number
-        ) -> None:
-            taken = counter.read() - start
-            if number >= 0:
-                emit(
-                    "instructions",
-                    source=counter.source,
-                    phase=phase,
-                    repeat=number,
-                    tokens=tokens,
-                    count=taken,
-                    **fields,
-                )
-
-        prompt = ids[: plan.prompt_tokens]
+        announce(f"count instructions {number + 2} of {PASSES + 1}")
         start = counter.read()
         engine.prefill(prompt)
-        counted("prefill", len(prompt), start, {})
+        taken = counter.read() - start
+        found.append({"repeat": number, "phase": "prefill", "tokens": len(prompt), "count": taken})
         for depth in plan.depths:
             cached = max(1, depth)
             engine.prefill(ids[:cached])
             start = counter.read()
             for token in ids[cached : cached + plan.decode_tokens]:
                 engine.decode(token)
-            counted("decode", plan.decode_tokens, start, {"depth": depth})
+            taken = counter.read() - start
+            decoded = {"depth": depth, "tokens": plan.decode_tokens, "count": taken}
+            found.append({"repeat": number, "phase": "decode", **decoded})
+    gc.enable()
+    return [{"source": counter.source, **fields} for fields in found if fields["repeat"] >= 0]
 
 
-def restart_counted(plan: Plan, output: int, mark: Path = EMULATED) -> None:
-    """On an emulated device that can count, start this program anew under its counter; else return.
+def _token_ids(length: int, vocab_size: int) -> list[int]:
+    """Token ids that are always the same: Park and Miller's minimal standard generator (CACM 36(7), 1993).
 
-    The new one finds `plan` where `given_plan` reads it; its standard output is the descriptor `output`.
+    numpy's own generators take chance from the system when they are imported, and with it memory.
     """
-    program = _counting_program(mark)
-    if program is None or _descriptors() is not None:
-        return
-    held, counts = os.memfd_create("plan", 0), os.memfd_create("counts", 0)
-    os.write(held, json.dumps(plan.as_dict()).encode())
+    ids, state = [], 1
+    for _ in range(length):
+        state = state * 48271 % 0x7FFFFFFF
+        ids.append(state % vocab_size)
+    return ids
+
+
+def counting_program(mark: Path = EMULATED) -> str | None:
+    """The program of an emulated device that counts another one's instructions; None where there is none, and
+    in the program that it counts."""
+    lines = (read_text(mark) or "").splitlines()
+    program = next((line.removeprefix(_PROGRAM) for line in lines if line.startswith(_PROGRAM)), None)
+    return program if _descriptor() is None else None
+
+
+def run_counted(plan: Plan, output: int, dropped: tuple[str, ...]) -> int:
+    """Run `plan` in this program started once more, under the device's counter; returns its exit status.
+
+    It writes its samples to the descriptor `output`, and ends with this one, whose arguments that begin with
+    one of `dropped` it is not given. Raises DeviceError if it cannot be started.
+    """
+    program = counting_program() or ""
+    counts = os.memfd_create("counts", 0)
     # Not sys.argv: what started Python, such as a loader with its options, must be there again.
-    words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:-1]
-    executable = os.readlink("/proc/self/exe")
+    words = Path("/proc/self/cmdline").read_bytes().decode().split("\0")[1:-1]
+    kept = [word for word in words if not word.startswith(dropped)]
     environment = {
         name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("PYTHON")
     }
     with suppress(OSError, AttributeError):
-        # Hash tables over addresses, and so the number of their steps, are otherwise different every time.
+        # For what is started from here on; what lies where decides how many steps a hash table takes.
         ctypes.CDLL(None).personality(_ADDR_NO_RANDOMIZE)
-    os.dup2(output, 1)
-    command = [program, str(counts), executable, *map(os.fsdecode, words), f"{COUNTED}{held}:{counts}"]
+    # Its arguments are as long every time: they lie on the stack.
+    own = [f"{COUNTED}{counts:03d}", f"--end-with-parent={os.getpid():08d}"]
     try:
-        os.execve(program, command, environment | {"PYTHONHASHSEED": "0"})  # noqa: S606 - no shell
+        return subprocess.run(
+            [program, str(counts), str(Path("/proc/self/exe").readlink()), *kept, *own],
+            input=json.dumps(plan.as_dict()).encode(),
+            stdout=output,
+            env=environment | _STEADY,
+            pass_fds=[counts],
+            check=False,
+        ).returncode
     except OSError as fault:
-        raise DeviceError(f"{program} cannot be started ({fault.strerror})", where=str(mark)) from fault
-
-
-def given_plan() -> str | None:
-    """The plan that `restart_counted` left for the program it started; None for any other."""
-    descriptors = _descriptors()
-    return None if descriptors is None else os.pread(descriptors[0], 1 << 30, 0).decode()
+        raise DeviceError(f"{program} cannot be started ({fault.strerror})", where=str(EMULATED)) from fault
 
 
 def open_counter() -> Counter:
     """The counter of this thread's instructions. Raises DeviceError, which says why, where there is none."""
-    descriptors = _descriptors()
-    if descriptors is None:
+    descriptor = _descriptor()
+    if descriptor is None:
         if EMULATED.exists():
             raise DeviceError(
-                f"cannot count instructions: it is emulated and {EMULATED} names no {_PROGRAM[:-1]}",
-                mend="Make it anew with `make devices-down devices-up`",
+                f"cannot count instructions: it is emulated, and {EMULATED} has no line {_PROGRAM}PROGRAM",
+                mend="Make it anew: make devices-down devices-up",
             )
         return perf_counter(*HARDWARE_INSTRUCTIONS)
     library = ctypes.CDLL(None)
 
     def read() -> int:
         library.prctl(MARK, 0, 0, 0, 0)
-        return int(struct.unpack("=Q", os.pread(descriptors[1], 8, 0))[0])
+        return int(struct.unpack("=Q", os.pread(descriptor, 8, 0))[0])
 
     return Counter("qemu", read)
 
@@ -185,15 +202,7 @@ def _cannot(why: str, mend: str | None = None) -> DeviceError:
     return DeviceError(f"cannot count instructions: {why}", mend=mend or "Leave out --count-instructions")
 
 
-def _descriptors() -> tuple[int, int] | None:
-    """Where the plan and the counts are, in a program that `restart_counted` started."""
-    for argument in sys.argv[1:]:
-        if argument.startswith(COUNTED):
-            held, _, counts = argument.removeprefix(COUNTED).partition(":")
-            return int(held), int(counts)
-    return None
-
-
-def _counting_program(mark: Path) -> str | None:
-    lines = (read_text(mark) or "").splitlines()
-    return next((line.removeprefix(_PROGRAM) for line in lines if line.startswith(_PROGRAM)), None)
+def _descriptor() -> int | None:
+    """Where the counts are, in a program that `run_counted` started."""
+    given = (word.removeprefix(COUNTED) for word in sys.argv[1:] if word.startswith(COUNTED))
+    return next(map(int, given), None)
