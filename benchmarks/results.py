@@ -149,6 +149,7 @@ def derive(samples: Iterable[Mapping[str, Any]]) -> dict[str, Statistic]:
     first token, without tokenisation; rates are of the model alone, without sampling.
     sustained_rate [tokens/s] is that of the last minutes (`runtimes.sustained`); energy_prefill,
     energy_decode [J/token] are gross, net_energy_* are above power_idle [W], one value a window.
+    instructions_per_prefill_token, instructions_per_decode_token_at_D [instructions], one value a pass.
     """
     values: dict[tuple[str, str], list[float]] = {}
 
@@ -174,6 +175,10 @@ def derive(samples: Iterable[Mapping[str, Any]]) -> dict[str, Statistic]:
             for name in ("peak_rss", "pss"):
                 if sample[name] is not None:
                     add(name, "bytes", sample[name])
+        elif kind == "instructions":
+            at = "" if sample["phase"] == "prefill" else f"_at_{sample['depth']}"
+            name = f"instructions_per_{sample['phase']}_token{at}"
+            add(name, "instructions", sample["count"] / sample["tokens"])
         elif kind == "sustained":
             minutes.append(sample["tokens"] / sample["seconds"])
         elif kind == "energy":

@@ -156,3 +156,19 @@ def test_an_emulated_device_shows_no_times(tmp_path, monkeypatch):
     assert "peak rss" in done.stdout
     assert "ttft" not in done.stdout
     assert "rate" not in done.stdout
+
+
+def test_cores_that_are_no_list_are_refused(tmp_path):
+    done = bench(fake_bundle(tmp_path), "--cores", "many")
+    assert isinstance(done.exception, UsageError)
+    assert "write numbers such as 0-3" in done.exception.message
+
+
+def test_a_machine_that_counts_nothing_says_so_or_counts(tmp_path):
+    done = bench(fake_bundle(tmp_path), "--count-instructions")
+    if done.exception is not None:  # this machine's kernel or hypervisor has no counter
+        assert isinstance(done.exception, DeviceError)
+        assert "instructions" in str(done.exception) or "count" in str(done.exception)
+    else:
+        assert "instructions per decode token at 0" in done.stdout
+        assert "ttft" not in done.stdout

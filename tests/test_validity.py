@@ -7,7 +7,8 @@ import pytest
 from fake_bundle import fake_bundle
 from made_up import result, samples
 
-from benchmarks.protocol import frequency_share, quality_on_device
+from benchmarks.environment import frequency_share
+from benchmarks.protocol import quality_on_device
 from benchmarks.quality import Quality, Score
 from benchmarks.results import derive, result_from_json
 from benchmarks.validity import judge

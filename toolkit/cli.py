@@ -13,7 +13,7 @@ from toolkit.errors import EdgePLMError, printable
 
 VERBS = (
     "demo", "personalize", "init", "run", "augment", "finetune", "fleet", "export", "adapters", "verify",
-    "eval", "bench", "compare", "chat", "inspect", "doctor",
+    "eval", "devices", "bench", "compare", "chat", "inspect", "doctor",
 )  # fmt: skip
 
 

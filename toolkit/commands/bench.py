@@ -36,6 +36,19 @@ _DEVICE_HELP = "local, ssh://user@host[:port] or adb:SERIAL; repeatable: each ge
 @click.option("--decode-tokens", type=int, default=64, show_default=True)
 @click.option("--repeat", "repeats", type=int, default=5, show_default=True)
 @click.option("--warmup", type=int, default=1, show_default=True, help="Repetitions that are discarded.")
+@click.option("--cores", metavar="LIST", help="Cores to bind to, such as 4-7; or fast: not the slowest ones.")
+@click.option(
+    "--sustained",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="MINUTES",
+    help="Also decode without a pause until the rate settles, for so long at most.",
+)
+@click.option(
+    "--count-instructions",
+    is_flag=True,
+    help="Count instructions a token in one thread, in place of measuring times.",
+)
 @click.option(
     "--settle", type=float, default=30.0, show_default=True, help="Longest wait for a quiet device, in s."
 )
@@ -56,20 +69,25 @@ def command(
     decode_tokens: int,
     repeats: int,
     warmup: int,
+    cores: str | None,
+    sustained: float,
+    count_instructions: bool,
     settle: float,
     out: Path | None,
     resume: bool,
     force: bool,
     as_json: bool,
 ) -> int:
-    """Measure BUNDLE: load, time to first token, prefill, decode, memory.
+    """Measure BUNDLE: load, time to first token, prefill, decode, memory, energy.
 
     Several devices are measured at the same time; one that fails leaves the
     others alone (exit code 1). A run that was throttled or disturbed is marked
     invalid and says why (exit code 3).
     """
+    from benchmarks.counting import count_instructions as count
     from benchmarks.lanes import Lane, lanes_json, measure_in_lanes
     from benchmarks.protocol import benchmark
+    from runtimes.instructions import PASSES
     from toolkit.errors import DeviceError
 
     opened = _opened(devices or ("local",))
@@ -77,22 +95,24 @@ def command(
     progress = watch()
 
     def measure(device: "Device") -> "Result":
-        result = benchmark(
-            bundle,
-            device,
-            threads=threads,
-            adapter=adapter,
-            prompt_tokens=prompt_tokens,
-            decode_tokens=decode_tokens,
-            repeats=repeats,
-            warmup=warmup,
-            settle_seconds=settle,
-            progress=progress,
-        )
+        if count_instructions:
+            result = count(
+                bundle, device, adapter=adapter, prompt_tokens=prompt_tokens, decode_tokens=decode_tokens,
+                progress=progress,
+            )  # fmt: skip
+        else:
+            result = benchmark(
+                bundle, device, threads=threads, adapter=adapter, prompt_tokens=prompt_tokens,
+                decode_tokens=decode_tokens, repeats=repeats, warmup=warmup, settle_seconds=settle,
+                cores=_core_list(cores), sustained_minutes=sustained, progress=progress,
+            )  # fmt: skip
         kept.keep(result)
         return result
 
+    _core_list(cores)  # wrong ones are refused before anything is sent
     setting = (threads, adapter, prompt_tokens, decode_tokens, repeats, warmup)
+    if count_instructions:
+        setting = (1, adapter, prompt_tokens, decode_tokens, PASSES, 1)
     done = {device.name: kept.earlier(device.name, bundle, setting) for device in opened}
     to_do = [device for device in opened if done[device.name] is None]
     measured = {lane.device: lane for lane in measure_in_lanes(to_do, measure)}
@@ -111,6 +131,18 @@ def command(
     if out and not as_json:
         click.echo(f"Result: {short_path(out)}")
     return _complain(lanes)
+
+
+def _core_list(text: str | None) -> "tuple[int, ...] | str | None":
+    """What --cores says: numbers such as 0-3,6, or `fast`."""
+    from runtimes.facts import parse_core_list
+
+    if text is None or text == "fast":
+        return text
+    numbers = parse_core_list(text)
+    if not numbers:
+        raise click.UsageError(f"--cores {text!r}: write numbers such as 0-3 or 4,5, or fast.")
+    return tuple(numbers)
 
 
 def _opened(names: Sequence[str]) -> list["Device"]:
@@ -179,13 +211,14 @@ def _print_one(result: "Result") -> None:
     for name, statistic in result.shown.items():
         if name.startswith("decode_step_at"):
             continue  # in the JSON; the rate says the same here
-        spread = "" if statistic.unit == "bytes" else f"{statistic.p10:.4g} to {statistic.p90:.4g}"
+        counted = statistic.unit in ("bytes", "instructions")
+        spread = "" if counted else f"{statistic.p10:.4g} to {statistic.p90:.4g}"
         rows.append((name.replace("_", " "), _median(statistic), spread, str(len(statistic.values))))
     print_table(rows, header=("figure", "median", "10th to 90th percentile", "samples"))
 
 
 def _print_all(lanes: Sequence["Lane"]) -> None:
-    figures = ("ttft", "prefill_rate", "decode_rate", "peak_rss", "instructions")
+    figures = ("ttft", "prefill_rate", "decode_rate", "peak_rss", "instructions_per_decode")
     rows = []
     for lane in lanes:
         shown = lane.result.shown if lane.result else {}
@@ -202,6 +235,8 @@ def _print_all(lanes: Sequence["Lane"]) -> None:
 def _median(statistic: "Statistic") -> str:
     if statistic.unit == "bytes":
         return megabytes(int(statistic.median))
+    if statistic.unit == "instructions":
+        return f"{statistic.median:,.0f}"
     return f"{statistic.median:.4g} {statistic.unit.replace('tokens/s', 't/s')}"
 
 
