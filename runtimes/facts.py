@@ -144,7 +144,7 @@ def said(root: Path, name: str) -> str | None:
 def android_properties(root: Path) -> dict[str, str]:
     """Android's properties, as `getprop` lists them; none elsewhere."""
     lines = (said(root, "properties") or "").splitlines()
-    pairs = (line.strip("[]").partition("]: [") for line in lines)
+    pairs = (line.removeprefix("[").removesuffix("]").partition("]: [") for line in lines)
     return {name: value for name, found, value in pairs if found}
 
 

@@ -1,16 +1,14 @@
 """A bundle onto a device, through any shell: complete and verified there, or not there at all."""
 
 import hashlib
-import os
 import shlex
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.bundle import MANIFEST, Manifest, open_bundle
 from runtimes.devices.store import Item, Store
-from toolkit.files import sha256_of
+from toolkit.files import write_atomic
 from toolkit.progress import SILENT, Progress
 
 # $1 folder, then names: prints the number of each name and the sha256 of its file.
@@ -66,8 +64,9 @@ def push_bundle(store: Store, bundle: Path, progress: Progress = SILENT) -> str:
     folder = f"{store.root}/bundles/{key}"
     name = f"push {bundle.resolve().name} to {store.shell.name}"
     with store.held() as room:
-        if _complete(store, folder, entries):
-            return folder
+        with progress.step(f"verify on {store.shell.name}"):
+            if _complete(store, folder, entries):
+                return folder
         # Where files cannot be linked, the bundle is a copy of the objects.
         copies = 0 if room.links else sum(entry.item.size for entry in entries)
         store.send((entry.item for entry in entries), room, name, progress, also=copies)
@@ -127,15 +126,11 @@ def _batches(groups: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
 
 
 def pull_file(store: Store, path: str, target: Path) -> None:
-    """Copy the file at `path` on the device to `target`, verified; raises DeviceError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pulling.") as folder:
-        fresh = Path(folder) / "file"
-        with open(fresh, "wb") as file:
-            output = store.shell.run(_FETCH, path, step="pull", stdout=file, timeout=None)
-        if output.status == _NO_FILE:
-            raise store.shell.fault("pull", f"it has no file {path!r}")
-        store.check(output, "pull", f"cannot read {path!r}")
-        if sha256_of(fresh) != output.stderr.split()[0]:
-            raise store.shell.fault("pull", f"{path!r} changed while it was read", "Try again")
-        os.replace(fresh, target)
+    """Copy the file at `path` on the device, which fits memory, to `target`, verified; raises DeviceError."""
+    output = store.shell.run(_FETCH, path, step="pull", timeout=None)
+    if output.status == _NO_FILE:
+        raise store.shell.fault("pull", f"it has no file {path!r}")
+    store.check(output, "pull", f"cannot read {path!r}")
+    if hashlib.sha256(output.stdout).hexdigest() not in output.stderr.split():
+        raise store.shell.fault("pull", f"{path!r} changed while it was read", "Try again")
+    write_atomic(target, output.stdout)

@@ -19,6 +19,9 @@ from toolkit.errors import DeviceError
 
 # The device itself says how the script ended: a client's exit status may as well be that of its connection.
 _WRAP = 'edgeplm_script=$1; shift; (eval "$edgeplm_script"); printf "\\nedgeplm-status %d\\n" "$?" >&2'
+# What a login shell's own start-up files print comes before this.
+_BEGIN = b"edgeplm-begin\n"
+_RUN = f'printf "edgeplm-begin\\n"; {_WRAP}'
 _STATUS = re.compile(rb"(?:\A|\n)edgeplm-status (\d+)\r?\n\Z")
 DEFAULT_TIMEOUT = 60.0
 _WATCH_SECONDS = 0.2
@@ -58,16 +61,15 @@ class Shell(ABC):
         *arguments: str,
         step: str,
         stdin: bytes | IO[bytes] | None = None,
-        stdout: IO[bytes] | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
         watch: Callable[[], None] | None = None,
     ) -> Output:
         """Run `script` with `arguments` as $1, $2, ... and wait for its end.
 
-        `stdin` is given to it as it is: bytes, or a file from where it stands. `stdout` is a file for its
-        output, which is then not in the result. `watch` is called a few times a second until it ends. A
-        script that fails is no error: its status is in the output. Raises DeviceError with the device and
-        `step` if the connection fails or the script takes longer than `timeout` seconds.
+        `stdin` is given to it as it is: bytes, or a file from where it stands. `watch` is called a few times
+        a second until it ends. A script that fails is no error: its status is in the output. Raises
+        DeviceError with the device and `step` if the connection fails or the script takes longer than
+        `timeout` seconds.
         """
         content: bytes | None = None
         source: int | IO[bytes] = subprocess.DEVNULL
@@ -77,9 +79,9 @@ class Shell(ABC):
             source = stdin
         try:
             client = subprocess.Popen(
-                self.command(self.line(_WRAP, script, *arguments)),
+                self.command(self.line(_RUN, script, *arguments)),
                 stdin=source,
-                stdout=stdout or subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
             )
         except OSError as fault:
@@ -98,7 +100,7 @@ class Shell(ABC):
         status, stderr = split_status(said)
         if status is None:
             raise self.fault(step, *self.explain(client.returncode, stderr))
-        return Output(status, out or b"", stderr)
+        return Output(status, out.partition(_BEGIN)[2], stderr)
 
     def start(self, script: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a long-running `script` with its three streams as pipes; ending the process ends the
@@ -159,7 +161,7 @@ def _communicate(
     content: bytes | None,
     timeout: float | None,
     watch: Callable[[], None] | None,
-) -> tuple[bytes | None, bytes]:
+) -> tuple[bytes, bytes]:
     """All that the client wrote; TimeoutExpired after `timeout` seconds."""
     if watch is None:
         return client.communicate(content, timeout)

@@ -29,7 +29,7 @@ _OPTIONS = {
     "ConnectTimeout": str(CONNECT_SECONDS),
     "ServerAliveInterval": "10",
     "ServerAliveCountMax": "6",
-    "LogLevel": "INFO",  # what went wrong is read from it
+    "LogLevel": "ERROR",  # what went wrong is read from it; a server's banner is no part of that
     # What a user's configuration may set for logging in by hand has no place here.
     "RequestTTY": "no",
     "RemoteCommand": "none",
@@ -67,8 +67,8 @@ class SshShell(Shell):
 
     def explain(self, status: int, said: str) -> tuple[str, str | None]:
         master = self._master
-        texts = (said, master.said() if master is not None else "")
-        return explain(status, "\n".join(filter(None, texts)), self.address)
+        connection = "" if master is None or master.alive() else master.said()
+        return explain(status, f"{said}\n{connection}", self.address)
 
     def close(self) -> None:
         with self._starting:

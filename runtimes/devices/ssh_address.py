@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from toolkit.errors import DeviceError
 
 SCHEME = "ssh://"
-_FORM = re.compile(r"(?:(?P<user>[^@]*)@)?(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>.*))?", re.DOTALL)
+_FORM = re.compile(r"(?:(?P<user>[^@]*)@)?(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>.*))?", re.DOTALL)
 # Names as DNS, /etc/hosts and ssh's own configuration have them; none can be read as an option or a command.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
@@ -50,6 +50,8 @@ def parse_ssh_address(text: str) -> SshAddress:
     if form is None:
         raise _fault(text, "cannot be read as one user, one host and one port")
     user, host, port = form["user"], form["host"], form["port"]
+    if user is not None and ":" in user:
+        raise _fault(text, "a password has no place in it: log in with a key")
     if user is not None and not _USER.match(user):
         raise _fault(
             text, f"the user {user!r} may have letters, digits, '_', '.' and '-' only, '-' not first"
