@@ -138,8 +138,10 @@ def scatter_plot(
     return _svg(name, title, described, None, parts, "plot square")
 
 
-def line_plot(name: str, title: str, series: Sequence[tuple[str, Sequence[float]]], axis: str) -> Markup:
-    """Lines over their own steps; the first is drawn solid, the others dashed in turn."""
+def line_plot(
+    name: str, title: str, series: Sequence[tuple[str, Sequence[float]]], axis: str, *, step: str = "step"
+) -> Markup:
+    """Lines over their own steps, which are called `step`; the first is drawn solid, the others dashed."""
     finite = [value for _, values in series for value in values if math.isfinite(value)]
     scale = scale_of(finite, zero=True)
     height, steps = 200, max((len(values) for _, values in series), default=1)
@@ -155,8 +157,8 @@ def line_plot(name: str, title: str, series: Sequence[tuple[str, Sequence[float]
     inner = Markup('<svg x="{}%" y="0" width="{}%" height="{}" viewBox="0 0 1000 {}" {}>{}</svg>').format(
         _GUTTER, 100 - _GUTTER, height, height, Markup('preserveAspectRatio="none"'), Markup("").join(lines)
     )
-    below = _text("step 1", f"{_GUTTER}%", height + 18, "tick") + _text(
-        f"step {steps}", "100%", height + 18, "tick end"
+    below = _text(f"{step} 1", f"{_GUTTER}%", height + 18, "tick") + _text(
+        f"{step} {steps}", "100%", height + 18, "tick end"
     )
     described = f"{axis}. " + "; ".join(
         f"{label}: from {figures.number(values[0])} to {figures.number(values[-1])}"

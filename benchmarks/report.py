@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks import figures, plots
 from benchmarks import report_augmented as augmented
+from benchmarks import report_device as device
 from benchmarks import report_measured as measured
 from benchmarks import report_views as views
 from benchmarks.report_data import (
@@ -91,6 +92,8 @@ def _context(report: Report) -> dict[str, Any]:
                 "name": result.environment.device,
                 "facts": views.device_facts(result) if number else (),  # the first one's are at the end
                 "table": measured.speed_table(result, number),
+                "courses": device.courses(result, number),
+                "run": device.run_facts(result),
             }
             for number, result in enumerate(report.benchmarks)
         ]

@@ -94,6 +94,12 @@ _MEASURES = {
     "load_warm": "Load, again",
     "peak_rss": "Peak memory (VmHWM)",
     "pss": "Memory after the run (PSS)",
+    "sustained_rate": "Sustained decode",
+    "energy_prefill": "Energy of a prompt token",
+    "energy_decode": "Energy of a decoded token",
+    "net_energy_prefill": "Prompt token, above idle",
+    "net_energy_decode": "Decoded token, above idle",
+    "power_idle": "Power at rest",
 }
 
 
