@@ -56,7 +56,10 @@ def compare(before: Result, after: Result) -> Comparison:
     changes = tuple(
         _change(name, first, later[name])
         for name, first in before.shown.items()
-        if name in later and not name.startswith("decode_step_at")
+        if name in later
+        and not name.startswith("decode_step_at")
+        # Energy above idle may be lost in the noise, and has no ratio then.
+        and min(*first.values, *later[name].values) > 0
     )
     return Comparison(changes, tuple(_doubts(before, after)))
 
@@ -107,4 +110,7 @@ def _doubts(before: Result, after: Result) -> list[str]:
         found.append(f"different machines: {names[0]} and {names[1]}")
     if before.environment.governors != after.environment.governors:
         found.append(f"different governors: {before.environment.governors} and {after.environment.governors}")
+    sources = before.environment.power_source, after.environment.power_source
+    if None not in sources and sources[0] != sources[1]:
+        found.append(f"power from different sources: {sources[0]} and {sources[1]}")
     return found

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runtimes.battery import LOW_LEVEL
+from runtimes.thermal import THROTTLED_NOW
 
 PI_FLAGS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
 _STICKY = 16
@@ -22,7 +23,7 @@ def pi_flags(flags: int) -> list[str]:
 
 def sticky_flags(reading: Sample) -> int:
     """The conditions that have been since the board was started, in the low four bits."""
-    return int((reading.get("throttle_flags") or 0) >> _STICKY) & 0xF
+    return (int(reading.get("throttle_flags") or 0) >> _STICKY) & THROTTLED_NOW
 
 
 def notes(samples: Sequence[Sample], threads: int | None) -> list[str]:

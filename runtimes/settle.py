@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.sensors import hottest, other_work, sensors, too_hot
-from runtimes.thermal import THERMAL_STATUS_MODERATE, temperatures
+from runtimes.thermal import THERMAL_STATUS_MODERATE, THROTTLED_NOW, temperatures
 
 # A quarter of a core: an idle desktop or phone stays well below it, and one busy process is well above it.
 OTHER_WORK_CORES = 0.25
@@ -74,6 +74,8 @@ def _disturbance(before: dict[str, Any], after: dict[str, Any], cores: int) -> s
     status = after.get("thermal_status")
     if status is not None and status >= THERMAL_STATUS_MODERATE:
         return f"Android's thermal status, which is {status}"
+    if (after.get("throttle_flags") or 0) & THROTTLED_NOW:
+        return "the firmware, which throttles or lacks voltage"
     work = other_work(before, after)
     if work is not None and work[0] > other_work_limit(cores):
         return f"other processes, which keep {work[0]:.2f} cores busy"

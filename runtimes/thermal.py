@@ -16,6 +16,8 @@ VCGENCMD = ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd")
 DUMPSYS = ("system/bin/dumpsys",)
 # From here on Android itself slows the processor down.
 THERMAL_STATUS_MODERATE = 2
+# Of `vcgencmd get_throttled`, the bits that speak of now.
+THROTTLED_NOW = 0xF
 _HAL_HEADING = "Current temperatures from HAL:"
 _HAL_TEMPERATURE = re.compile(r"Temperature\{mValue=([-\d.]+), mType=(-?\d+), mName=([^,}]+)")
 _HAL_TYPES = {0: "CPU", 1: "GPU", 2: "battery", 3: "skin"}

@@ -12,11 +12,12 @@ from fake_engine import FakeEngine
 from fake_root import phone, put
 from test_agent import of, run
 
-from runtimes import sustained
+from runtimes import agent, sustained
 from runtimes.affinity import allowed_cores
 from runtimes.devices.local import LocalDevice
 from runtimes.pagecache import cached_share, evict
 from runtimes.plan import Plan, plan_from_dict
+from runtimes.power import Source
 from runtimes.preflight import refuse
 from runtimes.quality import negative_log_likelihoods
 from runtimes.sustained import settled, sustain
@@ -174,3 +175,18 @@ def test_sustained_ends_once_the_rate_is_steady(monkeypatch):
     sustain(plan, FakeEngine(None), [1, 2, 3, 4], lambda kind, **fields: samples.append((kind, fields)))
     assert [kind for kind, _ in samples] == ["sustained"] * 5 + ["sustained end"]
     assert samples[-1][1] == {"minutes": 5, "settled": True}
+
+
+def test_energy_is_metered_at_rest_before_the_load_and_at_work_after_the_repeats(monkeypatch):
+    quick = Source("a meter", "rail", 0.0, watts=lambda: 2.0, interval=0.01)
+    monkeypatch.setattr(agent, "find_source", lambda root: quick)
+    samples, _ = run(repeats=1, prompt_tokens=3, decode_tokens=2, energy_seconds=0.03)
+    kinds = [sample["kind"] for sample in samples]
+    metered = [place for place, kind in enumerate(kinds) if kind == "energy"]
+    assert [samples[place]["phase"] for place in metered] == ["idle"] * 3 + ["prefill", "decode"] * 3
+    assert metered[2] < kinds.index("load")
+    assert metered[3] > max(place for place, kind in enumerate(kinds) if kind == "decode")
+    (power,) = of(samples, "power")
+    assert (power["source"], power["scope"], power["void"]) == ("a meter", "rail", None)
+    without, _ = run(repeats=0, prompts_ids=((1,),), energy_seconds=0.03)
+    assert not of(without, "energy")

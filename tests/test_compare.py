@@ -62,6 +62,31 @@ def test_what_else_differs_is_said():
     assert any(doubt.startswith("different governors") for doubt in doubts)
 
 
+def metered(joules, source="powercap RAPL: processor package"):
+    """A run with three windows of each phase; 10 J at rest."""
+    windows = [
+        {"kind": "energy", "phase": phase, "tokens": tokens, "joules": value, "seconds": 5.0, "void": None}
+        for phase, tokens, value in [("idle", 0, 10.0)] * 3 + [("decode", 100, joules)] * 3
+    ]
+    made = result()
+    where = dataclasses.replace(made.environment, power_source=source)
+    return dataclasses.replace(made, samples=made.samples + windows, environment=where)
+
+
+def test_less_energy_is_better_and_what_is_lost_in_the_noise_is_left_out():
+    changes = {change.name: change for change in compare(metered(40.0), metered(30.0)).changes}
+    assert changes["energy_decode"].outcome == changes["net_energy_decode"].outcome == "better"
+    assert changes["power_idle"].outcome == "same"
+    names = {change.name for change in compare(metered(40.0), metered(9.0)).changes}
+    assert "energy_decode" in names
+    assert "net_energy_decode" not in names
+    doubts = compare(metered(40.0), metered(40.0, "battery BAT0: whole device")).doubts
+    assert (
+        "power from different sources: powercap RAPL: processor package and battery BAT0: whole device"
+        in (doubts)
+    )
+
+
 def test_an_invalid_run_is_said():
     after = result(during={"throttle_flags": 4})
     assert any("second run is invalid: the firmware" in doubt for doubt in compare(result(), after).doubts)

@@ -56,16 +56,21 @@ def test_an_android_phone_tells_its_heat_and_its_battery(tmp_path):
     assert sensors(tmp_path)["battery"]["charging"] is False
 
 
-def test_a_hot_phone_is_waited_for(tmp_path):
-    phone(tmp_path, status=2)
-    waited = settle(0.0, 2, read=lambda: sensors(tmp_path))
-    assert not waited["reached"]
-    readings = iter([sensors(tmp_path)] * 2)
+def waited_for(reading):
     clock = iter(range(9))
-    waited = settle(
-        2.0, 2, read=lambda: next(readings), pause=lambda _: None, clock=lambda: float(next(clock))
-    )
-    assert waited["waiting_for"] == "Android's thermal status, which is 2"
+    return settle(2.0, 2, read=lambda: reading, pause=lambda _: None, clock=lambda: float(next(clock)))[
+        "waiting_for"
+    ]
+
+
+def test_a_hot_phone_and_a_throttled_board_are_waited_for(tmp_path):
+    phone(tmp_path, status=2)
+    assert waited_for(sensors(tmp_path)) == "Android's thermal status, which is 2"
+    phone(tmp_path, status=1)
+    cool_phone = sensors(tmp_path)
+    assert waited_for(cool_phone) is None
+    assert waited_for(cool_phone | {"throttle_flags": 0x50000}) is None
+    assert waited_for(cool_phone | {"throttle_flags": 0x50004}).startswith("the firmware, which throttles")
 
 
 @pytest.mark.parametrize(
