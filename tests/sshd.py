@@ -74,13 +74,13 @@ class Sshd:
             )
         deadline = time.monotonic() + 20
         while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                assert time.monotonic() < deadline, (self.folder / "log").read_text()
-                time.sleep(0.02)
-            else:
-                return
+            # Its greeting is waited for: a port nobody listens at may connect to itself.
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as peer:
+                peer.settimeout(5)
+                if peer.recv(4) == b"SSH-":
+                    return
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.02)
 
     def stop(self) -> None:
         if self.process is not None:
