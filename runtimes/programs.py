@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtimes.facts import said
+
 # A healthy vcgencmd takes milliseconds and dumpsys tenths of a second; one that hangs must not hold up a run.
 _TIMEOUT = 3.0
 # What Android's programs need; LD_LIBRARY_PATH and its like are for our own Python and would break them.
@@ -16,9 +18,11 @@ _unusable: set[tuple[str, ...]] = set()
 def ask(root: Path, places: Sequence[str], *arguments: str) -> str | None:
     """What the first program found at `places` (paths below `root`) prints for `arguments`.
 
-    None where there is none, or it fails or takes too long; it is then not asked again by this process.
-    Never to be called within a timed region.
+    Where `root` is a snapshot of a device, what the program said there. None where there is none, or it fails
+    or takes too long; it is then not asked again by this process. Never to be called within a timed region.
     """
+    if told := said(root, "-".join((places[0].rpartition("/")[2], *arguments))):
+        return told
     program = next((path for place in places if os.access(path := root / place, os.X_OK)), None)
     if program is None or (question := (str(program), *arguments)) in _unusable:
         return None

@@ -80,9 +80,10 @@ def _hwmon(root: Path) -> Zones:
 
 
 def _hal_temperatures(said: str) -> Zones:
-    """The HAL's list; its zeros are sensors that the phone does not have."""
+    """The HAL's list, or the service's last values where there is none; zeros are missing sensors."""
     found: Zones = {}
-    current = said.partition(_HAL_HEADING)[2]
+    cached, _, current = said.partition(_HAL_HEADING)
+    current = current if _HAL_TEMPERATURE.search(current) else cached
     for value, kind, name in _HAL_TEMPERATURE.findall(current):
         if int(kind) in _HAL_TYPES and 0 < float(value) < 200:
             label = f"{_HAL_TYPES[int(kind)]} {name}"

@@ -1,6 +1,6 @@
 """A small Android phone for tests: the device side of the adb protocol over TCP, for the real adb client.
 
-Commands run with this machine's /bin/sh. Paths below /data, /sdcard and /storage are turned into paths of a
+Commands run with a shell of this machine. Paths below /data, /sdcard and /storage are turned into paths of a
 sandbox folder, in the text of the command, so neither root rights nor a chroot are needed; programs that a
 test puts on the phone (`program`) come first on PATH. It is no Android's shell, and has neither its users nor
 SELinux.
@@ -11,6 +11,7 @@ Protocol: AOSP packages/modules/adb, docs/dev/protocol.md (packets), docs/dev/sy
 import contextlib
 import os
 import re
+import shutil
 import socket
 import struct
 import threading
@@ -25,7 +26,26 @@ MAX_DATA = 1 << 20
 TOKEN, SIGNATURE, PUBLIC_KEY = 1, 2, 3
 HEADER = struct.Struct("<4s5I")  # command, two arguments, length of the data, checksum, command inverted
 FEATURES = ("shell_v2", "cmd", "stat_v2", "ls_v2", "sendrecv_v2", "fixed_push_mkdir")
+_TOYBOX = (
+    "cat chmod cp df find flock getconf grep head ln ls mkdir mv pidof printf rm sha256sum sleep tail true "
+    "uname wc"
+)
 _MAPPED = re.compile(r"(?<![\w./-])/(data|sdcard|storage)(?=[/\s'\"]|$)")
+
+
+def android_tools(folder: Path) -> dict[str, str] | None:
+    """`shell` and `path` of a phone with the programs that Android has, toybox and mksh, linked in `folder`.
+
+    None where they are not installed (Debian: toybox, mksh).
+    """
+    toybox, mksh = shutil.which("toybox"), shutil.which("mksh")
+    if toybox is None or mksh is None:
+        return None
+    folder.mkdir()
+    for name in _TOYBOX.split():
+        (folder / name).symlink_to(toybox)
+    (folder / "sh").symlink_to(mksh)
+    return {"shell": str(folder / "sh"), "path": str(folder)}
 
 
 class FakePhone:
@@ -37,9 +57,18 @@ class FakePhone:
     - `slow`: seconds of rest before every packet
     """
 
-    def __init__(self, root: Path, *, features: tuple[str, ...] = FEATURES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        features: tuple[str, ...] = FEATURES,
+        shell: str = "/bin/sh",
+        path: str = os.defpath,
+    ) -> None:
         self.root = root
         self.features = features
+        self.shell = shell
+        self._path = path
         self.state = "device"
         self.cut_output: int | None = None
         self.cut_input: int | None = None
@@ -74,7 +103,7 @@ class FakePhone:
     @property
     def environment(self) -> dict[str, str]:
         """What commands see: the phone's programs first, and no variable of the test's own."""
-        return {"PATH": f"{self.programs}:{os.defpath}:/usr/sbin", "HOME": "/", "PHONE": str(self.root)}
+        return {"PATH": f"{self.programs}:{self._path}", "HOME": "/", "PHONE": str(self.root)}
 
     def unplug(self) -> None:
         """Cut every connection; the phone can be connected again."""
@@ -243,6 +272,7 @@ class Stream:
             pass
         finally:
             self._connection.forget(self)
+            self.ended()
 
     def read(self) -> bytes:
         """The next bytes from the host; none once the stream is closed."""

@@ -39,7 +39,7 @@ def open_service(phone: Any, name: str) -> Service | None:
 def _shell(phone: Any, command: str, framed: bool, stream: Any) -> None:
     """Run `command`; framed: streams apart and the exit status, else everything in one."""
     process = subprocess.Popen(
-        ["/bin/sh", "-c", phone.mapped(command)],
+        [phone.shell, "-c", phone.mapped(command)],
         cwd=phone.root,
         env=phone.environment,
         stdin=subprocess.PIPE,

@@ -46,7 +46,7 @@ mkdir -p "$home/bundles" "$home/plans" "$home/results"
 [ "$component" != {PACKAGE}/.ui.MainActivity ] || {{ echo "Status: ok"; exit 0; }}
 [ "$component" = {PACKAGE}/.phone.BenchActivity ] || {{ echo "Error type 3"; exit 0; }}
 cd "{HERE}" || exit 1
-setsid {sys.executable} demo_app.py "$home" "$plan" "$result" FAULT </dev/null >/dev/null 2>&1 &
+{sys.executable} demo_app.py "$home" "$plan" "$result" FAULT </dev/null >/dev/null 2>&1 &
 echo $! >"$PHONE/app.pid"
 echo "Status: ok"
 """
@@ -75,6 +75,7 @@ def main(home: str, plan: str, result: str, fault: str) -> None:
     from runtimes.plan import plan_from_dict
     from toolkit.errors import EdgePLMError
 
+    os.setsid()
     folder = Path(home)
     growing = folder / "results" / f"{result}.part"
     with growing.open("w") as stream:

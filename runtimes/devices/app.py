@@ -88,6 +88,7 @@ done 2>/dev/null
 """
 # $1 root, $2 who, $3 the app's folder, $4 the run's name, $5 whether it is private, $6 how to follow. When
 # standard input ends, nobody wants the samples any more: the app is ended, though this shell is hung up on.
+# What waits for that is a program of its own: a part of this shell would keep the connection open.
 _BENCH = (
     LOCK
     + f"""
@@ -98,7 +99,7 @@ dumpsys trust 2>/dev/null | grep -q '(current).*deviceLocked=1' && exit 66
 said=$(am start -S -W -n {PACKAGE}/.phone.BenchActivity \\
   --es plan "$4.json" --es result "$4.jsonl" --ez private "$5" 2>&1)
 case $said in *"Status: ok"*) ;; *) echo "$said" >&2; exit 65;; esac
-{{ cat <&3; am force-stop {PACKAGE}; }} >/dev/null 2>&1 9>&- &
+sh -c 'cat; am force-stop {PACKAGE}' <&3 >/dev/null 2>&1 9>&- &
 lifeline=$!
 as sh -c "$6" sh "$3" "$4.jsonl" </dev/null
 status=$?

@@ -35,6 +35,9 @@ said kernel uname -sr
 said bits getconf LONG_BIT
 command -v getprop >/dev/null && said properties getprop
 command -v pm >/dev/null && said app pm path org.edgeplm.demo
+command -v dumpsys >/dev/null && for service in thermalservice battery; do
+  said "dumpsys-$service" dumpsys $service
+done
 cd "$1" 2>/dev/null || cd "${1%/*}" 2>/dev/null || cd /
 said disk df -P -k .
 [ -e "$1/emulated" ] && said emulated echo yes
