@@ -14,13 +14,13 @@ from runtimes.devices.store import Item, Room, Store
 from runtimes.provision.archive import ARCHIVE, Archive, archive_of
 from runtimes.provision.base import Base, debian_base, folder_base
 from runtimes.provision.install import Checked, install, present
-from runtimes.provision.pins import EXECUTORCH, ONNXRUNTIME_GENAI, RUNTIMES, Spec, spec_for
+from runtimes.provision.pins import EXECUTORCH, ONNXRUNTIME_GENAI, RUNTIMES, TRAINING, Spec, named_packages, spec_for
 from runtimes.provision.target import Target, look
 from runtimes.provision.wheels import make_site
 from toolkit.errors import DeviceError
 from toolkit.progress import SILENT, Progress
 
-__all__ = ["EXECUTORCH", "ONNXRUNTIME_GENAI", "RUNTIMES", "PrepareReport", "Prepared", "prepare"]
+__all__ = ["EXECUTORCH", "ONNXRUNTIME_GENAI", "RUNTIMES", "TRAINING", "PrepareReport", "Prepared", "prepare"]
 
 # Files take whole blocks of the disk, and compiled modules come beside them.
 _MARGIN = 1.1
@@ -32,7 +32,7 @@ class Prepared:
     """One environment on the device.
 
     `was_there`: nothing was to do, and the sizes and the key are not given. `python` is the version that runs
-    it, the device's own unless `self_contained`. `repaired` says what was wrong with the one before.
+    it, the device's own unless `self_contained`; `versions` are those of the packages it is for. `repaired` says what was wrong with the one before.
     `pushed_bytes` is the archive's size, `unpacked_bytes` what it takes there. `seconds`: all of the work.
     """
 
@@ -77,8 +77,10 @@ def prepare(
     *,
     cache: Path,
     python_folder: Path | None = None,
+    training: bool = False,
 ) -> PrepareReport:
-    """Have the environments of `runtimes` on the device, below `root`, whole and checked.
+    """Have the environments of `runtimes` on the device, below `root`, whole and checked; with `training`
+    that for fine-tuning there too.
 
     Archives are made in `cache` and kept there. `python_folder` holds a Python that needs nothing of its
     system (see `runtimes.provision.debian`), for a device that has none that fits. Raises DeviceError with
@@ -92,7 +94,7 @@ def prepare(
             )
     with progress.step("Looking at the device"):
         target = look(shell)
-    wanted, notes = list(dict.fromkeys(runtimes)), []
+    wanted, notes = [*dict.fromkeys(runtimes), *([TRAINING] if training else [])], []
     if target.android and EXECUTORCH in wanted:
         if wanted == [EXECUTORCH]:
             raise shell.fault("look at the device", "ExecuTorch's Python is not for Android", _ANDROID)
@@ -158,7 +160,7 @@ def _prepared(
     return Prepared(
         name=spec.name,
         key=archive.key if archive else None,
-        versions=checked.versions,
+        versions={package: checked.versions[package] for package in named_packages(spec.name)},
         python=checked.python,
         self_contained=spec.base is not None,
         was_there=archive is None,

@@ -9,12 +9,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata
 
-from toolkit.errors import DeviceError
+from runtimes.provision.requirements import closure, version_here
 
 ONNXRUNTIME_GENAI, EXECUTORCH = "onnxruntime-genai", "executorch"
 RUNTIMES = (ONNXRUNTIME_GENAI, EXECUTORCH)
+TRAINING = "training"  # fine-tuning on the device
 
 # CPython versions that the wheels exist for and that this program's own source runs on.
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -51,10 +51,25 @@ MACHINES = {
 _PACKAGES: dict[str, tuple[str, ...]] = {
     ONNXRUNTIME_GENAI: ("onnxruntime-genai", "onnxruntime", "numpy"),
     EXECUTORCH: ("executorch", "torch", "typing-extensions", "numpy"),
+    # With all that these require.
+    TRAINING: (
+        "torch",
+        "transformers",
+        "peft",
+        "safetensors",
+        "numpy",
+        "jinja2",
+        "bm25s",
+        "click",
+        "pyyaml",
+        "rich",
+        "platformdirs",
+    ),
 }
 _IMPORTS: dict[str, tuple[str, ...]] = {
     ONNXRUNTIME_GENAI: ("numpy", "onnxruntime_genai"),
     EXECUTORCH: ("numpy", "torch", "executorch.extension.pybindings._portable_lib"),
+    TRAINING: ("torch", "transformers", "peft", "safetensors.torch", "jinja2", "bm25s"),
 }
 # executorch 1.1.0 reads what 1.4 writes, and is the last for torch 2.10, the last CPU wheel for aarch64.
 _NAMED: dict[tuple[str, str], str] = {
@@ -102,10 +117,16 @@ class Spec:
 
 
 def spec_for(name: str, machine: str, python: str, base: str | None) -> Spec:
-    """The environment of runtime `name` for a machine and a Python. Raises DeviceError if one of its packages
-    is not installed here, so that its version is not known."""
-    packages = {package: _version(package, machine) for package in _PACKAGES[name]}
+    """The environment `name` for a machine and a Python. Raises DeviceError if one of its packages is not
+    installed here, so that its version is not known."""
+    names = _PACKAGES[name] if name != TRAINING else closure(_PACKAGES[name], machine, python)
+    packages = {package: _version(package, machine) for package in names}
     return Spec(name, machine, python, base, packages, _IMPORTS[name])
+
+
+def named_packages(name: str) -> tuple[str, ...]:
+    """The packages that the environment `name` is for, without all that they require."""
+    return _PACKAGES[name]
 
 
 def dropped(path: str) -> bool:
@@ -114,13 +135,4 @@ def dropped(path: str) -> bool:
 
 
 def _version(package: str, machine: str) -> str:
-    if named := _NAMED.get((package, machine)):
-        return named
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError as error:
-        raise DeviceError(
-            "not installed here, so the version that a device needs is not known",
-            where=f"package {package}",
-            mend=f"Type: python -m pip install {package}",
-        ) from error
+    return _NAMED.get((package, machine)) or version_here(package)
