@@ -15,7 +15,8 @@ from pathlib import Path
 _PACKAGES = Path(__file__).resolve().parents[1]
 _ROOMS = ("exporters", "runtimes", "toolkit")
 _PROGRAM = "runtimes.agent"
-_MAIN = f"from {_PROGRAM} import main\n\nraise SystemExit(main())\n"
+_COMMAND_LINE = "toolkit.cli"
+_DATA = {".py", ".css", ".html", ".jsonl", ".txt", ".yaml"}
 _TIME = (1980, 1, 1, 0, 0, 0)  # the oldest that the zip format knows
 _FILE_MODE = 0o644 << 16
 
@@ -36,14 +37,14 @@ class Agent:
 @cache
 def agent_package() -> Agent:
     """The agent of this version of EdgePLM, engines included; the same sources give the same bytes."""
-    stream = io.BytesIO()
-    # Stored, not deflated: compressed bytes depend on the version of zlib.
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        _add(archive, "__main__.py", _MAIN.encode())
-        for path in agent_files():
-            _add(archive, path.relative_to(_PACKAGES).as_posix(), path.read_bytes())
-    content = stream.getvalue()
-    return Agent(content, hashlib.sha256(content).hexdigest())
+    return _packed(_PROGRAM, agent_files())
+
+
+@cache
+def toolkit_package() -> Agent:
+    """All of this version of EdgePLM behind its command line, for an environment with the libraries for it."""
+    rooms = [path for room in (*_ROOMS, "benchmarks") for path in (_PACKAGES / room).rglob("*")]
+    return _packed(_COMMAND_LINE, sorted(path for path in rooms if path.suffix in _DATA))
 
 
 def agent_files() -> list[Path]:
@@ -60,6 +61,18 @@ def agent_files() -> list[Path]:
         if "." in module:
             waiting.append(module.rpartition(".")[0])
     return sorted(found.values())
+
+
+def _packed(program: str, files: list[Path]) -> Agent:
+    stream = io.BytesIO()
+    # Stored, not deflated: compressed bytes depend on the version of zlib.
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        main = f"from {program} import main\n\nraise SystemExit(main())\n"
+        _add(archive, "__main__.py", main.encode())
+        for path in files:
+            _add(archive, path.relative_to(_PACKAGES).as_posix(), path.read_bytes())
+    content = stream.getvalue()
+    return Agent(content, hashlib.sha256(content).hexdigest())
 
 
 def _source(module: str) -> Path | None:

@@ -14,7 +14,16 @@ from runtimes.devices.store import Item, Room, Store
 from runtimes.provision.archive import ARCHIVE, Archive, archive_of
 from runtimes.provision.base import Base, debian_base, folder_base
 from runtimes.provision.install import Checked, install, present
-from runtimes.provision.pins import EXECUTORCH, ONNXRUNTIME_GENAI, RUNTIMES, TRAINING, Spec, named_packages, spec_for
+from runtimes.provision.pins import (
+    EXECUTORCH,
+    ONNXRUNTIME_GENAI,
+    RUNTIMES,
+    TRAINING,
+    Spec,
+    named_packages,
+    spec_for,
+)
+from runtimes.provision.program import place_program
 from runtimes.provision.target import Target, look
 from runtimes.provision.wheels import make_site
 from toolkit.errors import DeviceError
@@ -32,8 +41,9 @@ class Prepared:
     """One environment on the device.
 
     `was_there`: nothing was to do, and the sizes and the key are not given. `python` is the version that runs
-    it, the device's own unless `self_contained`; `versions` are those of the packages it is for. `repaired` says what was wrong with the one before.
-    `pushed_bytes` is the archive's size, `unpacked_bytes` what it takes there. `seconds`: all of the work.
+    it, the device's own unless `self_contained`; `versions` are those of the packages it is for. `repaired`
+    says what was wrong with the one before. `pushed_bytes` is the archive's size, `unpacked_bytes` what it
+    takes there; `seconds` all of the work.
     """
 
     name: str
@@ -50,7 +60,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` found and did. `notes` are sentences for a person."""
+    """What `prepare` found and did. `notes` are sentences for a person; `program` is the path of EdgePLM itself
+    on the device, beside the environment for training."""
 
     device: str
     machine: str
@@ -58,6 +69,7 @@ class PrepareReport:
     android: str | None
     environments: tuple[Prepared, ...]
     notes: tuple[str, ...] = ()
+    program: str | None = None
 
     @property
     def nothing_to_do(self) -> bool:
@@ -113,8 +125,9 @@ def prepare(
     store = Store(shell, root)
     with store.held() as room:
         done = [_environment(store, room, name, target, base, cache, progress) for name in wanted]
+        program = place_program(store, room, progress) if training else None
     return PrepareReport(
-        shell.name, target.machine.name, target.libc, target.android, tuple(done), tuple(notes)
+        shell.name, target.machine.name, target.libc, target.android, tuple(done), tuple(notes), program
     )
 
 
