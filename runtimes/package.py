@@ -42,7 +42,7 @@ def agent_package() -> Agent:
 
 @cache
 def toolkit_package() -> Agent:
-    """All of this version of EdgePLM behind its command line, for an environment with the libraries for it."""
+    """All of this version of EdgePLM behind its command line, where its libraries are."""
     rooms = [path for room in (*_ROOMS, "benchmarks") for path in (_PACKAGES / room).rglob("*")]
     return _packed(_COMMAND_LINE, sorted(path for path in rooms if path.suffix in _DATA))
 

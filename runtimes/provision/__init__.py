@@ -60,8 +60,8 @@ class Prepared:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What `prepare` found and did. `notes` are sentences for a person; `program` is the path of EdgePLM itself
-    on the device, beside the environment for training."""
+    """What `prepare` found and did. `notes` are sentences for a person; `program` is EdgePLM itself
+    on the device, a path, where the environment for training is."""
 
     device: str
     machine: str
