@@ -47,6 +47,7 @@ class Board:
     """A device with tools of its own in `bin`, and the folder that EdgePLM has there."""
 
     def __init__(self, home: Path, **variables: str) -> None:
+        self.home = home
         self.bin = home / "bin"
         self.bin.mkdir(parents=True)
         self.root = home / "it's $(here)"

@@ -1,15 +1,15 @@
 """The real wheels and Debian's real Python for aarch64, run by qemu."""
 
-import subprocess
-
 import arm64
 import pytest
 from provision_kit import Board
 
+from runtimes.package import agent_package
 from runtimes.provision.base import debian_base
 from runtimes.provision.debian import debian_release
 from runtimes.provision.pins import MACHINES
 from toolkit.errors import DeviceError
+from toolkit.progress import SILENT
 
 pytestmark = pytest.mark.slow
 AARCH64 = MACHINES["aarch64"]
@@ -32,17 +32,20 @@ def board(tmp_path):
 
 
 def run(board, name, program):
-    command = board.shell.command(
-        board.shell.line('exec sh "$1" -c "$2"', f"{board.root}/environments/{name}/python", program)
-    )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    """Words that the Python text `program` prints in the environment; its argument is the agent's zipapp."""
+    agent = board.home / "agent.pyz"
+    agent.write_bytes(agent_package().content)
+    python = f"{board.root}/environments/{name}/python"
+    output = board.shell.run('sh "$1" -c "$2" "$3"', python, program, str(agent), step="run", timeout=600)
+    assert output.status == 0, output.stderr
+    return output.text.split()
 
 
 RUN = """
 import platform, sys
+sys.path.insert(0, sys.argv[1])
 import numpy, onnxruntime_genai
+import runtimes.agent, runtimes.genai
 print(platform.machine(), numpy.dot([1, 2], [3, 4]), onnxruntime_genai.__version__, sys.executable)
 """
 
@@ -65,8 +68,6 @@ def test_a_device_without_python_gets_one_that_runs_onnxruntime(board):
 def test_a_device_with_debians_python_gets_the_wheels_for_it(board, tmp_path):
     base = debian_base(AARCH64)
     (tmp_path / "scratch").mkdir()
-    from toolkit.progress import SILENT
-
     base.fill(tmp_path / "debian", tmp_path / "scratch", "executorch", SILENT)
     start = (
         f"PYTHONHOME={tmp_path}/debian exec {tmp_path}/debian/lib/{AARCH64.loader} "

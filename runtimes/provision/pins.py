@@ -81,7 +81,7 @@ _NAMED: dict[tuple[str, str], str] = {
 DROPPED = (
     r"(.*/)?tests/.*",
     r".*\.(pyi|pyx|pxd|h|hpp|cuh|c|cpp|cc|a|lib|cmake|f|f90|in|tmpl)",
-    r"numpy/(f2py|_core/include|_core/lib|random/_examples|typing)/.*",
+    r"numpy/(f2py|_core/include|_core/lib|random/_examples)/.*",
     r"numpy/_core/_[a-z_]+_tests\..*",
     r"onnxruntime/(backend|datasets|quantization|tools|transformers)/.*",
     # A second copy of ONNX Runtime, for `import onnxruntime`; GenAI loads libonnxruntime.so beside it.
