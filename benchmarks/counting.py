@@ -50,7 +50,7 @@ def count_instructions(
     manifest, facts = preflight(bundle, device)
     plan = replace(plan, bundle=device.place(bundle, progress))
     label = f"Counting instructions of {manifest.name} on {device.name}"
-    samples = watched(device, plan, progress, label, total=PASSES + 1, kinds="step", unit="passes")
+    samples = watched(device, plan, progress, label, total=PASSES + 2, kinds="step", unit="steps")
     counted = sorted({int(sample["depth"]) for sample in samples if "depth" in sample})
     return Result(
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -66,4 +66,6 @@ def quantity(value: float, unit: str) -> str:
         return size(value)
     if unit == "s":
         return f"{significant(value * 1e3)}{THIN}ms" if value < 1 else f"{significant(value)}{THIN}s"
+    if unit == "instructions":
+        return f"{value:,.0f}{THIN}{unit}"
     return f"{significant(value)}{THIN}{unit}"

@@ -100,6 +100,8 @@ _MEASURES = {
     "net_energy_prefill": "Prompt token, above idle",
     "net_energy_decode": "Decoded token, above idle",
     "power_idle": "Power at rest",
+    "instructions_per_prefill_token": "Prefill, a token",
+    "instructions_per_decode_token_at_": "Decode, a token",
 }
 
 

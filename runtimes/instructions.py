@@ -1,8 +1,8 @@
 """Instructions that the model's work takes in user space: a count, not a time, and the same in every run.
 
 Real hardware counts them itself (perf_event_open(2)). On an emulated device qemu does, with the plugin of
-runtimes/count/instructions.c: the agent starts itself once more under it, and marks a moment by a system call that
-means nothing to a kernel. Standard library only.
+runtimes/count/instructions.c: the agent starts itself once more under it, and marks a moment by a system call
+that means nothing to a kernel. Standard library only.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""A way to count instructions on a virtual device: the qemu that takes plugins, with ours, in the device's root.
+"""A way to count instructions on a virtual device: in its root, the qemu that takes plugins, and our plugin.
 
-The device says so in /etc/edgeplm-emulated; `runtimes.instructions` starts the agent anew through it.
+The device says so in /etc/edgeplm-emulated; `runtimes.instructions` starts the agent once more through it.
 """
 
 from pathlib import Path
