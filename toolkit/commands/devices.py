@@ -102,13 +102,16 @@ def _cores(facts: "Facts") -> str:
     "runtimes",
     multiple=True,
     metavar="NAME",
-    help="onnxruntime-genai or executorch; repeatable  [default: onnxruntime-genai].",
+    help="onnxruntime-genai, executorch or all; repeatable  [default: onnxruntime-genai].",
 )
+@click.option("--with-training", is_flag=True, help="Also what `edgeplm finetune --device` needs there.")
 @click.option(
     "--python-folder", type=PATH, help="A Python for devices that have none (docs/hardware-tester.md)."
 )
 @json_option
-def prepare(device: str, runtimes: tuple[str, ...], python_folder: Path | None, as_json: bool) -> None:
+def prepare(
+    device: str, runtimes: tuple[str, ...], with_training: bool, python_folder: Path | None, as_json: bool
+) -> None:
     """Put a private environment onto DEVICE, so that it can run bundles.
 
     Everything is fetched here and pushed: the device needs no network, no root
@@ -116,7 +119,7 @@ def prepare(device: str, runtimes: tuple[str, ...], python_folder: Path | None, 
     """
     from runtimes.devices import parse_device
     from runtimes.devices.remote import RemoteDevice
-    from runtimes.provision import ONNXRUNTIME_GENAI, prepare
+    from runtimes.provision import ONNXRUNTIME_GENAI, RUNTIMES, prepare
     from toolkit.errors import DeviceError
     from toolkit.models import cache_folder
 
@@ -127,14 +130,16 @@ def prepare(device: str, runtimes: tuple[str, ...], python_folder: Path | None, 
             where=f"device {opened.name}",
             mend="`edgeplm doctor` checks it",
         )
+    wanted = RUNTIMES if "all" in runtimes else runtimes or (ONNXRUNTIME_GENAI,)
     try:
         report = prepare(
             opened.shell,
             opened.root,
-            runtimes or (ONNXRUNTIME_GENAI,),
+            wanted,
             watch(),
             cache=cache_folder() / "environments",
             python_folder=python_folder,
+            training=with_training,
         )
     finally:
         opened.close()
