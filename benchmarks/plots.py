@@ -4,6 +4,7 @@ one drawing serves a phone and a desk; colours come from the page's style sheet.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from markupsafe import Markup, escape
@@ -166,6 +167,51 @@ def line_plot(
         if values
     )
     return _svg(name, title, described, height + 26, [*levels, inner, below])
+
+
+def error_plot(
+    name: str,
+    title: str,
+    points: Sequence[tuple[float, float, float, float]],
+    axes: tuple[str, str],
+    marked: float | None = None,
+) -> Markup:
+    """Points (x, value, low, high) with their intervals, joined by a line; zero is a line of its own.
+
+    `axes` are the names across and up; the point at x = `marked` stands out.
+    """
+    across = scale_of([x for x, *_ in points])
+    up = scale_of([0.0, *(end for _, *ends in points for end in ends)])
+    height, width = 240, 100 - _GUTTER
+
+    def at(x: float) -> str:
+        return f"{_GUTTER + width * _percent(across(x)) / 100:.2f}%"
+
+    def level(value: float) -> str:
+        return f"{height * (up.high - value) / (up.high - up.low):.1f}"
+
+    parts = []
+    for tick in up.ticks():
+        y = level(tick)
+        kind = "whisker" if tick == 0 else "grid"
+        parts.append(_tag("line", x1=f"{_GUTTER}%", y1=y, x2="100%", y2=y, class_=kind))
+        parts.append(_text(_tick(tick, up), "0%", f"{float(y) + 4:.1f}", "tick"))
+    for before, after in pairwise(points):
+        ends = {"x1": at(before[0]), "y1": level(before[1]), "x2": at(after[0]), "y2": level(after[1])}
+        parts.append(_tag("line", **ends, class_="line"))
+    for x, value, low, high in points:
+        if high > low:
+            parts.append(_tag("line", x1=at(x), y1=level(low), x2=at(x), y2=level(high), class_="whisker"))
+        kind = "mark" if x == marked else "dot"
+        parts.append(_tag("circle", cx=at(x), cy=level(value), r=6 if x == marked else 4, class_=kind))
+        parts.append(_text(f"{x:g}", at(x), height + 16, "tick middle"))
+    parts.append(_text(f"{axes[0]} →", "100%", height + 34, "axis end"))
+    parts.append(_text(f"{axes[1]} ↑", f"{_GUTTER}%", "-8", "axis"))
+    described = f"{axes[1]} by {axes[0]}: " + "; ".join(
+        f"{x:g}: {figures.number(value, signed=True)} ({figures.number(low)} to {figures.number(high)})"
+        for x, value, low, high in points
+    )
+    return _svg(name, title, described, height + 40, parts)
 
 
 def line_key(index: int) -> Markup:

@@ -1,5 +1,6 @@
 """The report: one self-contained HTML file that needs neither scripts nor the network."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.report_data import (
     TaskFacts,
     TeacherPart,
     Verification,
+    WritingRound,
 )
 from benchmarks.verdicts import verdicts
 from toolkit import __version__
@@ -37,6 +39,7 @@ __all__ = [
     "TaskFacts",
     "TeacherPart",
     "Verification",
+    "WritingRound",
     "render_report",
     "write_report",
 ]
@@ -51,6 +54,11 @@ def write_report(path: Path, report: Report) -> None:
 
 def render_report(report: Report) -> str:
     """The report's page. All text of the data is escaped: a person's examples are data, never markup."""
+    return render_page("report.html", _context(report))
+
+
+def render_page(template: str, context: Mapping[str, Any]) -> str:
+    """A page from a template of this package, with everything in `context` escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = Environment(
@@ -60,7 +68,7 @@ def render_report(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = templates.get_template("report.html").render(_context(report))
+    page = templates.get_template(template).render(context)
     return page.rstrip() + "\n"
 
 
@@ -101,14 +109,7 @@ def _context(report: Report) -> dict[str, Any]:
         against = views.size_plot(report.files, report.float_bytes) if report.float_bytes else None
         context["files"] = {"table": views.files_table(report.files), "plot": against}
     if report.augmentation is not None:
-        made = report.augmentation
-        context["augmentation"] = {
-            "counts": augmented.counts_plot(made),
-            "distribution": augmented.distribution_plot(made),
-            "teachers": augmented.teachers_table(made),
-            "refused": augmented.refused_table(made),
-            "facts": augmented.facts(made),
-        }
+        context["augmentation"] = augmented.parts(report.augmentation)
     if any(curve.losses for curve in report.curves):
         context["curves"] = {
             "plot": views.curves_plot(report.curves),

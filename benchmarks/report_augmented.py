@@ -1,12 +1,25 @@
 """The tables and plots of a report on augmentation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup
 
 from benchmarks import figures, plots
 from benchmarks.report_data import Augmentation
 from benchmarks.report_views import Table
+
+
+def parts(made: Augmentation) -> dict[str, Any]:
+    """Everything that the template `augmentation` shows."""
+    return {
+        "counts": counts_plot(made),
+        "distribution": distribution_plot(made),
+        "rounds": rounds_table(made),
+        "teachers": teachers_table(made),
+        "refused": refused_table(made),
+        "facts": facts(made),
+    }
 
 
 def counts_plot(made: Augmentation) -> Markup:
@@ -55,6 +68,18 @@ def teachers_table(made: Augmentation) -> Table | None:
         frozenset(range(1, 6)),
         total if len(rows) > 1 else (),
     )
+
+
+def rounds_table(made: Augmentation) -> Table | None:
+    """What each round was about and gave; None where there was one only."""
+    if len(made.rounds) < 2:
+        return None
+    rows = tuple(
+        (str(number), each.about, *map(figures.count, (each.asked, each.answered, each.kept)))
+        for number, each in enumerate(made.rounds, 1)
+    )
+    columns = ("Round", "About", "Asked for", "Answered", "Kept")
+    return Table("Rounds", columns, rows, frozenset({2, 3, 4}))
 
 
 def refused_table(made: Augmentation) -> Table | None:

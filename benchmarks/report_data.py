@@ -75,6 +75,16 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class WritingRound:
+    """One round of writing: what it was about, and the examples asked for, answered and kept."""
+
+    about: str
+    asked: int
+    answered: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """How many synthetic examples came through; `dropped` is filter name -> count.
 
@@ -93,6 +103,7 @@ class Augmentation:
     hidden: Mapping[str, int] = field(default_factory=dict)
     audit: str = ""
     failures: Mapping[str, int] = field(default_factory=dict)
+    rounds: tuple[WritingRound, ...] = ()
 
 
 @dataclass(frozen=True)

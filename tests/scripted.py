@@ -49,6 +49,7 @@ def recipe(**changes):
         "examples_per_request": 2,
         "shots": 3,
         "max_requests": 6,
+        "ratio": 100,  # "examples" says how many
         "near_duplicate": 0.95,
     }
     return AugmentRecipe(**(defaults | changes))

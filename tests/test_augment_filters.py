@@ -174,17 +174,17 @@ def test_normalised_text_in_any_script():
 
 
 def test_targets_follow_the_persons_own_labels():
-    assert label_targets(rater((3, 0, 0, 2, 5)), RATING, 20) == {"1": 6, "4": 4, "5": 10}
-    assert label_targets(rater((3, 0, 0, 2, 5)), RATING, 1) == {"5": 1}
-    uneven = label_targets(rater((1, 1, 1, 0, 0)), RATING, 4)
+    assert label_targets(rater((3, 0, 0, 2, 5)).history, RATING, 20) == {"1": 6, "4": 4, "5": 10}
+    assert label_targets(rater((3, 0, 0, 2, 5)).history, RATING, 1) == {"5": 1}
+    uneven = label_targets(rater((1, 1, 1, 0, 0)).history, RATING, 4)
     assert sum(uneven.values()) == 4
     assert set(uneven) == {"1", "2", "3"}
-    assert label_targets(writer(), REWRITE, 5) is None
+    assert label_targets(writer().history, REWRITE, 5) is None
 
 
 def test_a_history_that_is_not_of_answers_has_no_targets():
     papers = Profile("a", "lamp-1", (Example("1", "A title", "An abstract."),), ())
-    assert label_targets(papers, load_task("lamp-1"), 5) is None
+    assert label_targets(papers.history, load_task("lamp-1"), 5) is None
 
 
 def test_the_next_labels_are_those_that_are_missing():

@@ -259,7 +259,7 @@ def test_write_and_read_back(tmp_path):
     write_augmentation(done, tmp_path / "augment")
     assert read_augmentation(tmp_path / "augment") == done
     report = json.loads((tmp_path / "augment" / "report.json").read_text())
-    assert report["version"] == 2
+    assert report["version"] == 3
     assert report["kept"] == 2
     assert report["stopped"].startswith("scripted: cannot be reached")
     rows = [json.loads(line) for line in (tmp_path / "augment" / "synthetic.jsonl").read_text().splitlines()]
@@ -285,7 +285,7 @@ def test_reading_what_is_not_there_or_was_altered(tmp_path):
     examples.write_text(examples.read_text() + "\n")
     with pytest.raises(EdgePLMError, match=r"synthetic\.jsonl: is not as its report says"):
         read_augmentation(tmp_path)
-    report.write_text(report.read_text().replace('"version": 2', '"version": 1'))
+    report.write_text(report.read_text().replace('"version": 3', '"version": 1'))
     with pytest.raises(EdgePLMError, match=r"report\.json: was written by another version"):
         read_augmentation(tmp_path)
     for content in ("[]", "{", "{}", '{"version": 2}'):

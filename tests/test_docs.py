@@ -358,6 +358,7 @@ OTHER_ROOMS_WELCOME = (
     "measuring.py",
     "fleet/bundles.py",
     "run_report.py",
+    "sweep/",
     "commands/",
 )
 

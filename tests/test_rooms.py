@@ -22,7 +22,7 @@ DEVICE_LIBRARIES = {"runtimes.engine": {"numpy"}, "runtimes.latency": {"numpy"},
                     "runtimes.genai": {"numpy", "onnxruntime_genai"}}  # fmt: skip
 SEES_ALL = (
     "toolkit.pipeline", "toolkit.bundling", "toolkit.measuring", "toolkit.fleet.bundles",
-    "toolkit.run_report", "toolkit.commands",
+    "toolkit.run_report", "toolkit.sweep", "toolkit.commands",
 )  # fmt: skip
 # Programs at the very end: they may see everything, and nobody sees them.
 STUDIES = "benchmarks.studies"

@@ -175,7 +175,7 @@ def _ship(run: _Run, result: RunResult, adapters: Stage, weights: Stage | None) 
 
 def _augment_stage(run: _Run, weights: Stage | None) -> tuple[Augmentation | None, Stage | None]:
     settings = run.recipe.augment
-    if not settings.enabled or settings.examples == 0 or run.recipe.finetune.choose == "real":
+    if not settings.writes or run.recipe.finetune.choose == "real":
         return None, None
 
     def work(folder: Path) -> None:
@@ -207,8 +207,9 @@ def _augment_stage(run: _Run, weights: Stage | None) -> tuple[Augmentation | Non
         "model": run.plain.sha256,
         "augment": settings.as_dict(),
         "teacher": run.recipe.teacher_sources,
+        "validation": run.recipe.finetune.validation,  # that slice is not shown to a teacher
     }
-    if settings.select.enabled:  # its models are those of the training
+    if settings.select.enabled or settings.rounds > 1:  # their models are those of the training
         inputs |= {"student": run.base.sha256, "finetune": run.recipe.finetune.as_dict()}
         inputs |= {"weights": weights.key if weights else None}
     stage = run.folder.stage("dataset", inputs, work)

@@ -80,10 +80,10 @@ class Recipe(Settings):
         augment, finetune, export, bench = (
             values[name] for name in ("augment", "finetune", "export", "bench")
         )
-        synthetic = augment.enabled and augment.examples > 0
+        synthetic = augment.writes
         if finetune.choose == "real+synthetic" and not synthetic:
             yield Conflict(
-                ("finetune.choose", "augment.enabled", "augment.examples"),
+                ("finetune.choose", "augment.enabled", "augment.examples", "augment.ratio"),
                 "found real+synthetic, and augment writes no examples; accepted: auto or real",
             )
         if finetune.choose == "auto" and synthetic and finetune.validation == 0:

@@ -15,6 +15,7 @@ HIDEABLE = ("url", "email", "iban", "card", "address", "phone", "ip", "id", "per
             "name")  # fmt: skip
 HIDDEN = tuple(kind for kind in HIDEABLE if kind not in ("place", "organisation"))
 NOTHING = "nothing"
+_REQUESTS_FOR_ONE = 4  # where the recipe sets no limit: what is written badly is asked for again
 
 
 def is_endpoint(teacher: str) -> bool:
@@ -110,7 +111,32 @@ class AugmentRecipe(Settings):
         "Teachers beside `teacher`; requests go to all of them in turn. The examples of several vary more "
         "than those of one.",
     )
-    examples: int = setting(24, "Synthetic examples to keep, at most.", at_least=0, at_most=10_000)
+    ratio: float = setting(
+        1.0,
+        "How much: synthetic examples for each real one that is trained on (the history without "
+        "finetune.validation). A synthetic example's weight is finetune.synthetic_weight. "
+        "`edgeplm augment --sweep` measures which ratio is best.",
+        at_least=0,
+        at_most=100,
+    )
+    examples: int = setting(
+        100, "Synthetic examples to keep, at most, whatever `ratio` asks for.", at_least=0, at_most=10_000
+    )
+    rounds: int = setting(
+        1,
+        "Rounds of writing. After each but the last an adapter is trained on what there is, and the next "
+        "shows the teacher the real examples that the adapter gets wrong or is least sure of, for more like "
+        "them.",
+        at_least=1,
+        at_most=10,
+    )
+    failure_share: float = setting(
+        0.5,
+        "Share of all synthetic examples that the rounds after the first may write; more would teach the "
+        "adapter that the hard cases are the usual ones.",
+        above=0,
+        below=1,
+    )
     examples_per_request: int = setting(
         4, "Examples that the teacher is asked for in one request.", at_least=1, at_most=20
     )
@@ -120,8 +146,11 @@ class AugmentRecipe(Settings):
     temperature: float = setting(
         0.9, "The teacher's sampling temperature; 0 is greedy decoding.", at_least=0, at_most=2
     )
-    max_requests: int = setting(
-        64, "Requests to the teacher, at most, even if fewer examples than `examples` were kept.", at_least=1
+    max_requests: int | None = setting(
+        None,
+        "Requests to the teachers, at most, even if fewer examples than wanted were kept; null: four times "
+        "as many as would do if all that is written were kept.",
+        at_least=1,
     )
     max_tokens: int | None = setting(
         None,
@@ -179,6 +208,19 @@ class AugmentRecipe(Settings):
     )
 
     select: SelectRecipe = dataclasses.field(default_factory=SelectRecipe)
+
+    @property
+    def writes(self) -> bool:
+        """Whether any synthetic example is asked for."""
+        return self.enabled and self.examples > 0 and self.ratio > 0
+
+    def wanted(self, real: int) -> int:
+        """Synthetic examples to keep beside `real` ones that are trained on: one at least, if any."""
+        return min(self.examples, max(1, round(self.ratio * real))) if self.writes else 0
+
+    def most_requests(self, wanted: int) -> int:
+        """Requests to make at most for so many examples."""
+        return self.max_requests or max(1, _REQUESTS_FOR_ONE * -(-wanted // self.examples_per_request))
 
     @property
     def all_teachers(self) -> tuple[TeacherRecipe, ...]:

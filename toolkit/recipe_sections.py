@@ -78,7 +78,9 @@ class FinetuneRecipe(Settings):
         at_least=0,
     )
     synthetic_weight: float = setting(
-        1.0, "Weight of a synthetic example's loss; a real example's is 1.", above=0
+        1.0,
+        "Weight of a synthetic example's loss; a real example's is 1. How many there are is `augment.ratio`.",
+        above=0,
     )
     quantization_aware: bool = setting(
         False,

@@ -16,16 +16,20 @@ from benchmarks.report import (
     TaskFacts,
     TeacherPart,
     Verification,
+    WritingRound,
 )
 from exporters.bundle import Manifest, Provenance, read_manifest
 from toolkit import __version__
 from toolkit.augment.distribution import distribution
 from toolkit.finetune import REAL
 from toolkit.models import BaseModel
+from toolkit.profiles import Profile
 from toolkit.quality import ARTIFACT, BASE, HISTORY, Answers
+from toolkit.tasks import Task
 
 if TYPE_CHECKING:
     from benchmarks.report_data import Role
+    from toolkit.augment import Augmentation as Written
     from toolkit.pipeline import RunResult
 
 
@@ -99,7 +103,12 @@ def _augmentation(result: "RunResult") -> Augmentation | None:
     made = result.augmentation
     if made is None:
         return None
-    compared = distribution(result.profile.history, made.kept, result.task)
+    return augmentation_part(made, result.profile, result.task)
+
+
+def augmentation_part(made: "Written", profile: Profile, task: Task) -> Augmentation:
+    """What became of the synthetic examples, as the report shows it."""
+    compared = distribution(profile.history, made.kept, task)
     return Augmentation(
         asked=made.asked,
         answered=made.answered,
@@ -118,6 +127,7 @@ def _augmentation(result: "RunResult") -> Augmentation | None:
         hidden=dict(made.hidden),
         audit=made.audit or "",
         failures=dict(made.failures),
+        rounds=tuple(WritingRound(each.about, each.asked, each.answered, each.kept) for each in made.rounds),
     )
 
 
@@ -170,6 +180,10 @@ def _caveats(result: "RunResult") -> list[str]:
         held_out = "1 held-out query" if queries == 1 else f"{queries} held-out queries"
         notes.append(f"{held_out} of one person: differences between arms are uncertain.")
     notes += finetuning.notes()
-    if result.augmentation and result.augmentation.stopped:
-        notes.append(f"Augmentation stopped early: {result.augmentation.stopped}")
+    if (made := result.augmentation) is not None:
+        notes += [f"Augmentation: {note}." for note in made.notes]
+        if made.stopped:
+            notes.append(f"Augmentation stopped early: {made.stopped}")
+        if made.nothing_kept:
+            notes.append(f"Trained on real examples alone: {made.nothing_kept}.")
     return notes

@@ -72,10 +72,9 @@ class RunFolder:
 
         The returned stage's `key` goes into the inputs of the stages that build on it.
         """
-        canonical = json.dumps({"stage": name, "edgeplm": __version__, **inputs}, sort_keys=True, default=str)
-        key = hashlib.sha256(canonical.encode()).hexdigest()
+        key = _key_of(name, inputs)
         folder, marker = self.path / name, self.path / _MARKERS / f"{name}.json"
-        if not fresh and folder.is_dir() and _key_in(marker) == key:
+        if not fresh and self.has(name, inputs):
             return Stage(folder, key, reused=True)
         marker.unlink(missing_ok=True)  # from here on the old result may be half replaced
         started = time.monotonic()
@@ -84,6 +83,11 @@ class RunFolder:
         record = {"key": key, "seconds": round(time.monotonic() - started, 1)}
         write_atomic(marker, json.dumps(record) + "\n")
         return Stage(folder, key, reused=False)
+
+    def has(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether the stage is there and was made from these `inputs`."""
+        marker = self.path / _MARKERS / f"{name}.json"
+        return (self.path / name).is_dir() and _key_in(marker) == _key_of(name, inputs)
 
     def drop(self, *names: str) -> None:
         """Take stages away that this run does not make."""
@@ -99,6 +103,11 @@ class Stage:
         self.folder = folder
         self.key = key
         self.reused = reused
+
+
+def _key_of(name: str, inputs: Mapping[str, Any]) -> str:
+    canonical = json.dumps({"stage": name, "edgeplm": __version__, **inputs}, sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _key_in(marker: Path) -> str | None:

@@ -3,7 +3,7 @@
 from toolkit.augment.budget import Budget
 from toolkit.augment.privacy import AuditFile
 from toolkit.augment.result import Augmentation, read_augmentation, write_augmentation
-from toolkit.augment.run import augment, first_requests, request_bodies, write_synthetic
+from toolkit.augment.run import augment, first_requests, request_bodies, shown_to_teachers, write_synthetic
 from toolkit.augment.teachers import Completion, Teacher, open_teachers
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "open_teachers",
     "read_augmentation",
     "request_bodies",
+    "shown_to_teachers",
     "write_augmentation",
     "write_synthetic",
 ]

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from toolkit.augment.teachers import Completion, Message, Schema
 
@@ -25,21 +26,46 @@ def request_key(
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class AnswerRecord:
-    """Answers by request key, in memory and, if there is a path, as JSON lines on disk.
+class Lines:
+    """JSON objects, one a line, each on the disk when `append` returns; without a path in no file at all.
 
     A line that cannot be read, such as the last one of a process that was killed, counts as not there.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._answers: dict[str, Completion] = {}
+        content = path.read_bytes() if path is not None and path.exists() else b""
+        self._ends_torn = bool(content) and not content.endswith(b"\n")
+        self.rows: list[dict[str, Any]] = []
+        for line in content.split(b"\n"):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                self.rows.append(row)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write a row through to the disk."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(row, ensure_ascii=True) + "\n"
+        with open(self._path, "ab") as file:
+            file.write((b"\n" if self._ends_torn else b"") + line.encode())
+            file.flush()
+            os.fsync(file.fileno())
         self._ends_torn = False
-        if path is not None and path.exists():
-            content = path.read_bytes()
-            self._ends_torn = bool(content) and not content.endswith(b"\n")
-            for line in content.split(b"\n"):
-                self._read(line)
+
+
+class AnswerRecord:
+    """Answers by request key, in memory and, if there is a path, on disk."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._lines = Lines(path)
+        self._answers: dict[str, Completion] = {}
+        for row in self._lines.rows:
+            self._read(row)
 
     def get(self, key: str) -> Completion | None:
         """The answer to a request, if there is one."""
@@ -48,19 +74,10 @@ class AnswerRecord:
     def add(self, key: str, answer: Completion) -> None:
         """Write an answer through to the disk."""
         self._answers[key] = answer
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, **asdict(answer)}, ensure_ascii=True) + "\n"
-        with open(self._path, "ab") as file:
-            file.write((b"\n" if self._ends_torn else b"") + line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        self._ends_torn = False
+        self._lines.append({"key": key, **asdict(answer)})
 
-    def _read(self, line: bytes) -> None:
+    def _read(self, row: Mapping[str, Any]) -> None:
         try:
-            row = json.loads(line)
             answer = Completion(
                 text=str(row["text"]),
                 prompt_tokens=int(row["prompt_tokens"]),

@@ -1,20 +1,20 @@
 """Keeping a person's label distribution: how many of each label are wanted, and which to ask for next."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from toolkit.profiles import Profile
+    from toolkit.profiles import Example
     from toolkit.tasks import Task
 
 
-def label_targets(profile: "Profile", task: "Task", total: int) -> dict[str, int] | None:
-    """`total` examples shared out as the history's labels are (largest remainders); None without labels."""
+def label_targets(examples: "Sequence[Example]", task: "Task", total: int) -> dict[str, int] | None:
+    """`total` shared out as the labels of `examples` are (largest remainders); None without labels."""
     if not (task.history_has_answers and task.labels):
         return None
-    own = Counter(task.gold(example.output) or example.output for example in profile.history)
-    shares = {label: total * count / len(profile.history) for label, count in own.items()}
+    own = Counter(task.gold(example.output) or example.output for example in examples)
+    shares = {label: total * count / len(examples) for label, count in own.items()}
     targets = {label: int(share) for label, share in shares.items()}
     by_remainder = sorted(shares, key=lambda label: (targets[label] - shares[label], -own[label], label))
     for label in by_remainder[: total - sum(targets.values())]:

@@ -1,6 +1,7 @@
 """What is asked next, of which teacher: a function of the seed and of the answers so far."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -13,6 +14,7 @@ from toolkit.augment.reading import Candidate
 from toolkit.augment.teachers import Completion, Style
 
 if TYPE_CHECKING:
+    from toolkit.augment.failures import Failures
     from toolkit.augment.privacy import Placeholders
     from toolkit.profiles import Example, Profile
     from toolkit.recipe import AugmentRecipe
@@ -33,6 +35,7 @@ class Planner:
     """Writes requests to teachers in turn, and reads their answers.
 
     `hidden`: placeholders for what network teachers may not see, or None where they see texts as they are.
+    `wanted`: how many examples to have written, where that is not the recipe's own number for this history.
     """
 
     def __init__(
@@ -43,8 +46,12 @@ class Planner:
         seed: int,
         teachers: Sequence[tuple[Style, bool]],
         hidden: "Placeholders | None" = None,
+        wanted: int | None = None,
     ) -> None:
-        targets = label_targets(profile, task, recipe.examples)
+        self.wanted = recipe.wanted(len(profile.history)) if wanted is None else wanted
+        self._history, self._task = profile.history, task
+        self._goal, self._begun, self._held_back = self.wanted, 0, 0
+        targets = label_targets(profile.history, task, self.wanted)
         self.sieve = Sieve(profile, task, near_duplicate=recipe.near_duplicate, targets=targets)
         self._styles = [style for style, _ in teachers]
         self._hidden = [hidden if network else None for _, network in teachers]
@@ -59,20 +66,36 @@ class Planner:
             for at_place in self._hidden
         ]
         self._recipe = recipe
-        self._left = recipe.max_requests
+        self._requests = self._left = recipe.most_requests(self.wanted)
         self._seeds = _seeds(seed)
 
-    def next_round(self, kept: int, among: Sequence[int] | None = None) -> list[Asked]:
+    def begin(self, kept: int, wanted: int, failures: "Failures | None" = None) -> None:
+        """Begin a round of `wanted` more examples, about the `failures` of an adapter if there are any.
+
+        Its share of the requests is its share of the examples; what a round leaves is the next one's.
+        """
+        self._goal = kept + wanted
+        self._begun += wanted
+        self._held_back = max(0, round(self._requests * (1 - self._begun / self.wanted)))
+        about = self._history
+        if failures is not None:
+            about = tuple(self._history[place] for place in failures.places)
+            for writer in self._writers:
+                writer.aim(failures)
+        targets = label_targets(about, self._task, wanted)
+        self.sieve.missing = None if targets is None else Counter(targets)
+
+    def next_requests(self, kept: int, among: Sequence[int] | None = None) -> list[Asked]:
         """The next few requests to the teachers `among` (their places; None: all of them).
 
-        None is left when enough examples are kept or all requests are spent.
+        None is left when the round has its examples or its requests are spent.
         """
         places = list(range(len(self._writers)) if among is None else among)
-        missing, each = self._recipe.examples - kept, self._recipe.examples_per_request
+        missing, each = self._goal - kept, self._recipe.examples_per_request
         size = max(_ROUND, self._recipe.concurrency) * len(places)
         wanted = next_labels(self.sieve.missing, size * each) if missing > 0 else []
         asked: list[Asked] = []
-        for number in range(min(size, self._left, -(-missing // each))):
+        for number in range(min(size, self._left - self._held_back, -(-missing // each))):
             place = places[number % len(places)]
             labels = wanted[number * each : (number + 1) * each]
             requests = self._writers[place].write(self._styles[place], labels, self._seeds)
@@ -88,12 +111,18 @@ class Planner:
 
     def exhausted(self, kept: int) -> str | None:
         """A note, if the requests were spent before there were enough examples."""
-        if self._left or kept >= self._recipe.examples:
+        if self._left or kept >= self.wanted:
             return None
-        return (
-            f"max_requests ({self._recipe.max_requests}) were spent with {kept} of {self._recipe.examples} "
-            "examples kept"
-        )
+        return f"max_requests ({self._requests}) were spent with {kept} of {self.wanted} examples kept"
+
+    def rounds(self, number: int) -> list[int]:
+        """How many examples each of so many rounds is to keep; all but the first are about failures."""
+        if not self.wanted:
+            return []
+        later = number - 1
+        aimed = min(round(self.wanted * self._recipe.failure_share), self.wanted - 1) if later else 0
+        each = [aimed // later + (place < aimed % later) for place in range(later)]
+        return [self.wanted - aimed, *(size for size in each if size)]
 
 
 def open_placeholders(profile: "Profile", task: "Task", recipe: "AugmentRecipe") -> "Placeholders | None":

@@ -20,6 +20,7 @@ from toolkit.augment.reading import Candidate, Fields, read_json_examples, read_
 from toolkit.augment.teachers import Message, Schema, Style
 
 if TYPE_CHECKING:
+    from toolkit.augment.failures import Failures
     from toolkit.profiles import Example
     from toolkit.tasks import Task
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _MOST_SHOT_CHARACTERS: dict[Style, int] = {"instruction": 24_000, "pattern": 6_000}
 _FEWEST_SHOTS = 2
 _OPENING_WORDS = 3
+_CONFUSIONS = 5  # that are told to the teacher
 _CUT_OFF = "cut off at the token limit"
 
 
@@ -70,7 +72,15 @@ class PromptWriter:
         self._decks: dict[str | None, list[Example]] = {}
         self._fields = Fields.of(task)
         self._manner = manner_of(self._history, task)
+        self._failures: Failures | None = None
+        self._pool = self._history  # what shots are taken from
         self._one_line = not any("\n" in example.input + example.output for example in history)
+
+    def aim(self, failures: "Failures") -> None:
+        """From now on show what an adapter gets wrong, and ask for more like it."""
+        self._failures = failures
+        self._pool = tuple(self._history[place] for place in failures.places)
+        self._decks.clear()
 
     def write(self, style: Style, wanted: Sequence[str | None], seeds: Iterator[int]) -> list[Request]:
         """Requests for examples with the `wanted` labels (None: any): one together, or a pattern for each."""
@@ -78,7 +88,12 @@ class PromptWriter:
             return [self._pattern(label, next(seeds)) for label in wanted]
         shots = self._deal(None, self._shots, style)
         text = instruction(
-            self._task, shots, wanted, manner=self._manner, has_placeholders=self._has_placeholders
+            self._task,
+            shots,
+            wanted,
+            manner=self._manner,
+            has_placeholders=self._has_placeholders,
+            failures=self._failures,
         )
         message = {"role": "user", "content": text}
         return [Request(style, (message,), next(seeds), tuple(wanted), schema=schema_of(self._task))]
@@ -117,20 +132,29 @@ class PromptWriter:
         """
         if label is None:
             return self._deal(None, self._shots, "pattern"), ""
-        same = [example for example in self._history if self._task.gold(example.output) == label]
+        same = [example for example in self._pool if self._task.gold(example.output) == label]
         spare = len(same) > self._shots
         alike = self._deal(label, min(self._shots + spare, len(same)), "pattern")
         if spare and len(alike) > min(_FEWEST_SHOTS, self._shots):
             return alike[:-1], " ".join(alike[-1].input.split()[:_OPENING_WORDS])
         fill = max(0, min(_FEWEST_SHOTS, self._shots) - len(alike))
+        if fill:
+            alike = [*self._others_of(label, alike)[:fill], *alike]
+            fill = max(0, min(_FEWEST_SHOTS, self._shots) - len(alike))
         others = [each for each in self._deal(None, fill + len(alike), "pattern") if each not in alike]
         return others[:fill] + alike, ""
+
+    def _others_of(self, label: str, but: Sequence["Example"]) -> list["Example"]:
+        """Other examples of a label, shuffled: a pattern needs more than a label's only failure."""
+        others = [each for each in self._history if each not in but and self._task.gold(each.output) == label]
+        self._random.shuffle(others)
+        return others
 
     def _deal(self, label: str | None, count: int, style: Style) -> list["Example"]:
         deck = self._decks.setdefault(label, [])
         hand: list[Example] = []
         characters = 0
-        for _ in range(min(count, len(self._history))):
+        for _ in range(min(count, len(self._pool))):
             if not deck:
                 deck.extend(self._shuffled(label, hand, style))
             if not deck:
@@ -145,7 +169,7 @@ class PromptWriter:
         """All examples of a label, those in `hand` aside: no prompt shows one twice."""
         deck = [
             example
-            for example in self._history
+            for example in self._pool
             if example not in hand and (label is None or self._task.gold(example.output) == label)
         ]
         if style == "pattern":
@@ -184,8 +208,12 @@ def instruction(
     *,
     manner: Manner | None = None,
     has_placeholders: bool = False,
+    failures: "Failures | None" = None,
 ) -> str:
-    """The request to a model that follows instructions; `manner` describes how the person writes."""
+    """The request to a model that follows instructions; `manner` describes how the person writes.
+
+    With `failures` the `shots` are what a model that imitates the person gets wrong.
+    """
     keys = ("input", "output") if task.history_needs_input else ("output",)
     shown = "\n".join(
         json.dumps({key: getattr(shot, key) for key in keys}, ensure_ascii=False) for shot in shots
@@ -197,6 +225,7 @@ def instruction(
         shown,
         "",
         *([f"All of this person's examples, counted: {manner.sentences()}", ""] if manner else []),
+        *([_about(failures), ""] if failures else []),
         f"Write {len(wanted)} new example{'s' if len(wanted) != 1 else ''} that could be by the same person: "
         "the same subjects, length, wording, punctuation and quirks, and the same way from input to output. "
         "Every example must be about something new; do not repeat or reword the ones above. The examples are "
@@ -215,3 +244,15 @@ def instruction(
     form = ", ".join(f'"{key}": "..."' for key in keys)
     lines.append(f'Answer with JSON only, {{"examples": [{{{form}}}, ...]}}, and nothing before or after it.')
     return "\n".join(lines)
+
+
+def _about(failures: "Failures") -> str:
+    """What is wrong with a model's imitation of the person, for whoever writes more of it."""
+    said = "A small model that imitates this person does worst on the examples above."
+    named = [
+        f"{json.dumps(answer, ensure_ascii=False)} in place of {json.dumps(gold, ensure_ascii=False)} "
+        f"({times} times)"
+        for gold, answer, times in failures.confusions[:_CONFUSIONS]
+    ]
+    mistakes = f" What it answers: {'; '.join(named)}." if named else ""
+    return f"{said}{mistakes} Write what would teach it: the same difficulties, in new examples."

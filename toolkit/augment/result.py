@@ -40,6 +40,30 @@ class TeacherAccount:
 
 
 @dataclass(frozen=True)
+class Round:
+    """One round of writing: examples asked for, answered and kept.
+
+    `shown`: how many of the person's own examples it aimed at, being those that an adapter did worst on (0:
+    none, as in a first round); `wrong`: how many of all training examples the adapter answered wrongly, where
+    answers are labels.
+    """
+
+    asked: int
+    answered: int
+    kept: int
+    shown: int = 0
+    wrong: int | None = None
+
+    @property
+    def about(self) -> str:
+        """What the teacher was shown, for a report."""
+        if not self.shown:
+            return "the whole history"
+        wrong = "" if self.wrong is None else f"; {self.wrong} answered wrongly"
+        return f"{self.shown} that an adapter does worst on{wrong}"
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Synthetic examples and how they came about.
 
@@ -50,7 +74,8 @@ class Augmentation:
     what went wrong with requests, and how often. `hidden`: how many different things of each kind network
     teachers saw placeholders of; `audit`: the file with all that was sent to them. `stopped`: why the run
     ended early, if it did. `notes`: anything else that a reader should know. `selection`: the account of the
-    filters by models, None if they were turned off.
+    filters by models, None if they were turned off. `wanted`: how many were to be kept. `rounds`: the account
+    of each round.
     """
 
     kept: tuple[Example, ...]
@@ -70,6 +95,8 @@ class Augmentation:
     stopped: str | None = None
     notes: tuple[str, ...] = field(default=())
     selection: Selection | None = None
+    wanted: int = 0
+    rounds: tuple[Round, ...] = ()
 
     @property
     def survival(self) -> float:
@@ -80,6 +107,19 @@ class Augmentation:
     def cost(self) -> float:
         """What all answers used cost, by the recipe's prices."""
         return sum(teacher.cost for teacher in self.teachers)
+
+    @property
+    def nothing_kept(self) -> str | None:
+        """What became of all that was asked for, if examples were wanted and not one was kept."""
+        if self.kept or not self.wanted:
+            return None
+        most = max(self.dropped.items(), key=lambda each: each[1], default=("", 0))
+        if not self.answered:
+            return f"none of the {self.asked} synthetic examples asked for was answered"
+        return (
+            f"none of the {self.answered} synthetic examples that were written was kept, most of them "
+            f"({most[1]}) because of the filter {most[0]}"
+        )
 
 
 def write_augmentation(augmentation: Augmentation, folder: Path) -> None:
@@ -107,7 +147,8 @@ def read_augmentation(folder: Path) -> Augmentation:
         lines = (folder / EXAMPLES_FILE).read_text(encoding="utf-8").split("\n")
         kept = tuple(Example(**json.loads(line)) for line in lines if line)
         teachers = tuple(TeacherAccount(**each) for each in report["teachers"])
-        report |= {"kept": kept, "notes": tuple(report["notes"]), "teachers": teachers}
+        rounds = tuple(Round(**each) for each in report["rounds"])
+        report |= {"kept": kept, "notes": tuple(report["notes"]), "teachers": teachers, "rounds": rounds}
         report["selection"] = read_dataclass(
             Selection | None, report["selection"], where=str(folder / REPORT_FILE), mend=mend
         )

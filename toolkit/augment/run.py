@@ -1,12 +1,13 @@
 """Augmentation: ask teachers for new examples in a person's manner until enough survive the filters."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.augment.answers import AnswerRecord, request_key
 from toolkit.augment.budget import Budget, BudgetSpentError
+from toolkit.augment.failures import FailureFinder, Failures
 from toolkit.augment.filters import refuse_leaks
 from toolkit.augment.plan import Asked, Planner, open_placeholders
 from toolkit.augment.prompts import Request
@@ -15,14 +16,16 @@ from toolkit.augment.selection import Chooser, Learner, candidates_for, open_sel
 from toolkit.augment.tally import Account, Tally
 from toolkit.augment.teachers import Completion, Message, Style, Teacher, open_teachers
 from toolkit.errors import TeacherError
-from toolkit.progress import SILENT, Progress
+from toolkit.progress import SILENT, Advance, Progress
 
 if TYPE_CHECKING:
     from toolkit.augment.endpoint import OpenAITeacher
     from toolkit.models import BaseModel
-    from toolkit.profiles import Profile
+    from toolkit.profiles import Example, Profile
     from toolkit.recipe import AugmentRecipe, Recipe
     from toolkit.tasks import Task
+
+FindFailures = Callable[[tuple["Example", ...]], Failures]  # of an adapter trained beside these examples
 
 _FAILURES = 3  # of one teacher in a row, after which it is not asked any more
 
@@ -38,16 +41,20 @@ def augment(
     audit_path: Path | None = None,
     budget: Budget | None = None,
     choose: Chooser | None = None,
+    find_failures: FindFailures | None = None,
+    wanted: int | None = None,
     progress: Progress = SILENT,
 ) -> Augmentation:
-    """Ask until `recipe.examples` are kept or `recipe.max_requests` requests are spent.
+    """Ask until as many are kept as the recipe wants for this history, or its requests are spent.
 
     Teachers are asked in turn. They see examples of the history only, never a query, and those that are
     reached over the network see placeholders in the place of personal data. Every answer is in the file
     `answers_path` before it is used; a later run with the same arguments reads it from there and does not ask
-    again, and `budget` counts it. `audit_path` is named in the result. At the end
-    `choose` takes its choice of what was kept. To a "pattern" teacher one request is
-    `recipe.examples_per_request` conversations of one example each.
+    again, and `budget` counts it. `audit_path` is named in the result. To a "pattern" teacher one request is
+    `recipe.examples_per_request` conversations of one example each. The rounds after the first
+    (`recipe.rounds`) are about what `find_failures` finds, given the examples kept so far; without it there
+    is one round. At the end `choose` takes its choice of what was kept. `wanted`: how many to have before
+    that, where it is not what the recipe wants for this history.
 
     A request that fails is counted; a teacher that fails several times in a row, or for a cause that concerns
     all requests, is asked no more. When none is left the run ends, and `stopped` says why; TeacherError is
@@ -55,29 +62,42 @@ def augment(
     """
     staff = list(teachers) if isinstance(teachers, Sequence) else [teachers]
     hidden = open_placeholders(profile, task, recipe) if any(each.network for each in staff) else None
-    planner = Planner(profile, task, recipe, seed, [(each.style, each.network) for each in staff], hidden)
+    planner = Planner(
+        profile, task, recipe, seed, [(each.style, each.network) for each in staff], hidden, wanted
+    )
     tally = Tally([Account() for _ in staff])
     record = AnswerRecord(answers_path)
-    with progress.step("Writing synthetic examples", total=recipe.examples, unit="examples") as advance:
-        while tally.stopped is None:
-            willing = [place for place, account in enumerate(tally.accounts) if account.gave_up is None]
-            if not (asked := planner.next_round(len(tally.kept), willing)):
-                break
-            for each, answer in _answers(staff, asked, recipe, record, budget, tally):
-                before = len(tally.kept)
-                for candidate in planner.read(each, answer):
-                    tally.add(each.teacher, candidate, planner.sieve, recipe.examples)
-                advance(len(tally.kept) - before)
-            _stop_if_nobody_is_left(tally)
+    sizes = planner.rounds(recipe.rounds if find_failures else 1)
+    for number, size in enumerate(sizes):
+        failures = find_failures(tuple(tally.kept)) if find_failures and number else None
+        planner.begin(len(tally.kept), size, failures)
+        label = "Writing synthetic examples" + (f", round {number + 1} of {len(sizes)}" if number else "")
+        with progress.step(label, total=size, unit="examples") as advance:
+            _write(staff, planner, size, recipe, record, budget, tally, advance)
+        tally.end_round(failures)
+        if tally.stopped is not None:
+            break
     refuse_leaks(tally.kept, profile.queries, task)
+    exhausted = planner.exhausted(len(tally.kept)) if tally.stopped is None else None
     if choose is not None:
         tally.select(choose(tuple(tally.kept)))
     return tally.result(
         staff,
-        exhausted=planner.exhausted(len(tally.kept)) if tally.stopped is None else None,
+        wanted=planner.wanted,
+        exhausted=exhausted,
         hidden=dict(hidden.counts) if hidden else {},
         audit=str(audit_path) if audit_path and audit_path.exists() else None,
     )
+
+
+def shown_to_teachers(profile: "Profile", recipe: "Recipe") -> "Profile":
+    """The profile as augmentation sees it: the slice of the history that is held out to choose between
+    adapters (`finetune.validation`) is held out here too, like the queries, or it would favour adapters that
+    were trained on what a teacher made of it."""
+    from toolkit.finetune import split_history
+
+    training, held_out = split_history(profile.history, recipe.finetune.validation, recipe.seed)
+    return replace(profile, history=tuple(training), queries=(*profile.queries, *held_out))
 
 
 def write_synthetic(
@@ -93,26 +113,28 @@ def write_synthetic(
 ) -> Augmentation:
     """Open the teachers of a whole recipe, within its budget, `augment`, and choose by models.
 
-    `learner` says who is to learn from the examples, if it is not `base`.
+    `learner` says who is to learn from the examples, if it is not `base`, the model that the teacher `local`
+    means.
     """
     from toolkit.augment.privacy import AuditFile
 
-    settings = recipe.augment
+    settings, shown = recipe.augment, shown_to_teachers(profile, recipe)
+    wanted, candidates = settings.wanted(len(shown.history)), _candidates(shown, settings)
     learner = learner or Learner(base, profile, task, recipe.finetune, recipe.seed)
-    choose = open_selection(profile, task, settings.select, settings.examples, learner, progress)
-    settings = replace(settings, examples=candidates_for(settings.examples, settings.select))
-    budget = Budget(settings.max_requests, settings.max_tokens, settings.max_cost)
+    choose = open_selection(shown, task, settings.select, wanted, learner, progress)
+    budget = Budget(settings.most_requests(candidates), settings.max_tokens, settings.max_cost)
     teachers = open_teachers(
         settings,
         base=base,
         resolve=recipe.resolve_source,
-        history=profile.history,
+        history=shown.history,
         budget=budget,
         audit=AuditFile(audit_path),
         progress=progress,
     )
-    return augment(
-        profile,
+    finder = FailureFinder(learner, path=answers_path.with_suffix(".rounds.jsonl"), progress=progress)
+    made = augment(
+        shown,
         task,
         teachers,
         settings,
@@ -120,17 +142,20 @@ def write_synthetic(
         answers_path=answers_path,
         audit_path=audit_path,
         budget=budget,
+        wanted=candidates,
+        find_failures=finder if settings.rounds > 1 else None,
         choose=choose,
         progress=progress,
     )
+    return replace(made, wanted=wanted)
 
 
 def first_requests(
     profile: "Profile", task: "Task", recipe: "AugmentRecipe", *, style: Style, seed: int
 ) -> list[tuple[Message, ...]]:
     """The conversations that a run with a local teacher would begin with."""
-    planner = Planner(profile, task, recipe, seed, [(style, False)])
-    return [asked.request.messages for asked in planner.next_round(0)]
+    planner = Planner(profile, task, recipe, seed, [(style, False)], None, _candidates(profile, recipe))
+    return [asked.request.messages for asked in _first(planner, recipe)]
 
 
 def request_bodies(
@@ -147,13 +172,50 @@ def request_bodies(
     history examples in the same form; which ones depends on the answers.
     """
     hidden = open_placeholders(profile, task, recipe)
-    planner = Planner(profile, task, recipe, seed, [(each.style, True) for each in teachers], hidden)
+    styles = [(each.style, True) for each in teachers]
+    planner = Planner(profile, task, recipe, seed, styles, hidden, _candidates(profile, recipe))
     return [
         teachers[asked.teacher].preview(
             asked.request.messages, seed=asked.request.seed, schema=asked.request.schema
         )
-        for asked in planner.next_round(0)
+        for asked in _first(planner, recipe)
     ]
+
+
+def _candidates(profile: "Profile", recipe: "AugmentRecipe") -> int:
+    return candidates_for(recipe.wanted(len(profile.history)), recipe.select)
+
+
+def _first(planner: Planner, recipe: "AugmentRecipe") -> list[Asked]:
+    """The requests that a run begins with."""
+    sizes = planner.rounds(recipe.rounds)
+    if sizes:
+        planner.begin(0, sizes[0])
+    return planner.next_requests(0)
+
+
+def _write(
+    staff: Sequence[Teacher],
+    planner: Planner,
+    size: int,
+    recipe: "AugmentRecipe",
+    record: AnswerRecord,
+    budget: Budget | None,
+    tally: Tally,
+    advance: Advance,
+) -> None:
+    """One round: ask until `size` more examples are kept, or its requests are spent, or nobody is left."""
+    goal = len(tally.kept) + size
+    while tally.stopped is None:
+        willing = [place for place, account in enumerate(tally.accounts) if account.gave_up is None]
+        if not (asked := planner.next_requests(len(tally.kept), willing)):
+            return
+        for each, answer in _answers(staff, asked, recipe, record, budget, tally):
+            before = len(tally.kept)
+            for candidate in planner.read(each, answer):
+                tally.add(each.teacher, candidate, planner.sieve, goal)
+            advance(len(tally.kept) - before)
+        _stop_if_nobody_is_left(tally)
 
 
 def _answers(

@@ -4,10 +4,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from toolkit.augment.failures import Failures
 from toolkit.augment.filters import FILTERS, Refusal, Sieve
 from toolkit.augment.prompts import Request
 from toolkit.augment.reading import Candidate
-from toolkit.augment.result import Augmentation, TeacherAccount
+from toolkit.augment.result import Augmentation, Round, TeacherAccount
 from toolkit.augment.selection import MODEL_FILTERS, Selection
 from toolkit.augment.teachers import Completion, Teacher
 from toolkit.errors import TeacherError
@@ -49,6 +50,20 @@ class Tally:
     samples: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     written_by: dict[str, int] = field(default_factory=dict)  # a kept example's id -> its teacher's place
     selection: Selection | None = None
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def answered(self) -> int:
+        """Examples that the answers held."""
+        return sum(account.answered for account in self.accounts)
+
+    def end_round(self, failures: Failures | None) -> None:
+        """Account for what came since the last round ended."""
+        before = [sum(getattr(each, name) for each in self.rounds) for name in ("asked", "answered", "kept")]
+        now = (self.asked, self.answered, len(self.kept))
+        asked, answered, kept = (after - earlier for after, earlier in zip(now, before, strict=True))
+        shown, wrong = (len(failures.places), failures.wrong) if failures else (0, None)
+        self.rounds.append(Round(asked, answered, kept, shown, wrong))
 
     @property
     def answered_requests(self) -> int:
@@ -102,7 +117,13 @@ class Tally:
             samples.append({"input": example.input, "output": example.output, "reason": reason})
 
     def result(
-        self, teachers: list[Teacher], *, exhausted: str | None, hidden: dict[str, int], audit: str | None
+        self,
+        teachers: list[Teacher],
+        *,
+        wanted: int,
+        exhausted: str | None,
+        hidden: dict[str, int],
+        audit: str | None,
     ) -> Augmentation:
         """The account, complete."""
         accounts = self.accounts
@@ -110,7 +131,7 @@ class Tally:
         return Augmentation(
             kept=tuple(self.kept),
             asked=self.asked,
-            answered=sum(account.answered for account in accounts),
+            answered=self.answered,
             dropped={name: self.dropped[name] for name in filters},
             dropped_examples={name: self.samples.get(name, []) for name in filters},
             prompt_tokens=sum(account.prompt_tokens for account in accounts),
@@ -138,4 +159,6 @@ class Tally:
             stopped=self.stopped,
             selection=self.selection,
             notes=(*self.notes, *([exhausted] if exhausted else [])),
+            wanted=wanted,
+            rounds=tuple(self.rounds),
         )

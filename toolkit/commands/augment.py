@@ -1,7 +1,6 @@
 """`edgeplm augment`: synthetic examples in the person's manner."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,8 @@ from toolkit.commands.common import (
     PATH,
     force_option,
     json_option,
-    print_json,
-    print_paragraph,
-    print_table,
     recipe_of,
     recipe_options,
-    short_path,
     watch,
 )
 
@@ -30,7 +25,18 @@ from toolkit.commands.common import (
     help="Who writes: an OpenAI-compatible endpoint, or a local model.",
 )
 @click.option("--teacher-model", metavar="NAME", help="The model's name at the endpoint.")
-@click.option("--examples", type=int, metavar="N", help="Keep at most N.")
+@click.option("--ratio", type=float, metavar="R", help="Keep R for each real example that is trained on.")
+@click.option("--examples", type=int, metavar="N", help="Keep at most N, whatever the ratio.")
+@click.option(
+    "--sweep",
+    metavar="R,R,...",
+    help="Measure these ratios and 0: an adapter each, compared on examples that none of them saw.",
+)
+@click.option(
+    "--with-queries",
+    is_flag=True,
+    help="With --sweep, answer the held-out queries too; they do not choose.",
+)
 @click.option(
     "--dry-run", is_flag=True, help="Print what would be sent to network teachers, and send nothing."
 )
@@ -40,38 +46,59 @@ def command(
     out: Path | None,
     teacher: str | None,
     teacher_model: str | None,
+    ratio: float | None,
     examples: int | None,
+    sweep: str | None,
+    with_queries: bool,
     dry_run: bool,
     force: bool,
     as_json: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Have teachers write more examples in the person's manner.
 
     Only history examples are shown to a teacher, never the held-out queries, and
     to a network teacher only with placeholders for personal data. Answers are
     kept beside the output, so that a run that was killed repeats no request, and
-    so is everything that was sent.
+    so is everything that was sent. Exit code 3 if nothing was kept.
+
+    With --sweep a killed run goes on where it stopped, and the report says which
+    ratio is best. Exit code 3 if too few examples were kept for one of them.
     """
     from exporters.task_adapter import with_task_adapter
-    from toolkit.augment import write_augmentation, write_synthetic
+    from toolkit.augment import shown_to_teachers, write_augmentation, write_synthetic
     from toolkit.augment.selection import Learner
+    from toolkit.commands.augment_outcome import show_augmentation
     from toolkit.files import refuse_to_overwrite, staged_directory
     from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.tasks import load_task
 
-    more = {"augment.teacher": teacher, "augment.model": teacher_model, "augment.examples": examples}
+    more: dict[str, Any] = {"augment.teacher": teacher, "augment.model": teacher_model}
+    more |= {"augment.examples": examples, "augment.ratio": ratio}
     if out is None and not dry_run:
         raise click.UsageError("Give --out, or --dry-run to see what would be sent.")
-    if out is not None and not dry_run:
+    if sweep is not None and (examples is not None or ratio is not None):
+        raise click.UsageError("--sweep has its own numbers: leave out --examples and --ratio.")
+    if with_queries and sweep is None:
+        raise click.UsageError("--with-queries is for --sweep.")
+    ratios = _ratios(sweep) if sweep is not None else []
+    if out is not None and not dry_run and not ratios:
         refuse_to_overwrite(out, force)
     recipe = recipe_of(**options, more=more)
+    if out is not None and ratios and not dry_run:
+        from toolkit.commands.sweep_outcome import run_sweep
+
+        return run_sweep(recipe, ratios, out, with_queries=with_queries, fresh=force, as_json=as_json)
     task = load_task(recipe.task_source)
     profile = read_profile(recipe.profile_path, task, recipe.user)
     if out is None or dry_run:
-        _print_requests(recipe, task, profile)
-        return
+        if ratios:
+            from toolkit.sweep import for_largest
+
+            recipe = for_largest(recipe, max(ratios))
+        _print_requests(recipe, task, shown_to_teachers(profile, recipe))
+        return 0
     progress = watch()
     plain = resolve_model(recipe.model_source, progress)
     base = with_task_adapter(plain, recipe.task_adapter_path, cache_folder(), progress)
@@ -87,53 +114,19 @@ def command(
     )
     with staged_directory(out, force=force) as staging:
         write_augmentation(made, staging)
-    if as_json:
-        print_json({**_counts(made), **_account(made), "out": str(out)})
-        return
-    # Filters that dropped nothing are for programs (--json).
-    shown = {name: count for name, count in _counts(made).items() if count or not name.startswith("dropped")}
-    print_table([(name.replace("_", " "), str(count)) for name, count in shown.items()])
-    if len(made.teachers) > 1 or made.cost:
-        click.echo()
-        rows = [
-            (
-                each.name,
-                str(each.requests),
-                str(each.failed),
-                str(each.kept),
-                str(each.tokens),
-                f"{each.cost:.4f}",
-            )
-            for each in made.teachers
-        ]
-        print_table(rows, header=("teacher", "requests", "failed", "kept", "tokens", "cost"))
-    click.echo(f"Written to {short_path(out)}")
-    print_paragraph(f"Teacher: {made.teacher}")
-    if made.audit:
-        click.echo(f"All that was sent: {short_path(Path(made.audit))}")
-    for failure, times in made.failures.items():
-        print_paragraph(f"Failed {times} times: {failure}" if times > 1 else f"Failed: {failure}", err=True)
-    if made.stopped:
-        print_paragraph(f"It stopped early: {made.stopped}", err=True)
+    return show_augmentation(made, out, as_json)
 
 
-def _counts(made: Any) -> dict[str, int]:
-    dropped = {f"dropped: {name}": count for name, count in made.dropped.items()}
-    return {"asked": made.asked, "answered": made.answered, **dropped, "kept": len(made.kept)}
+def _ratios(text: str) -> list[float]:
+    from toolkit.sweep import checked_ratios
 
-
-def _account(made: Any) -> dict[str, Any]:
-    return {
-        "teacher": made.teacher,
-        "teachers": [asdict(each) for each in made.teachers],
-        "prompt_tokens": made.prompt_tokens,
-        "completion_tokens": made.completion_tokens,
-        "cost": made.cost,
-        "failures": dict(made.failures),
-        "hidden": dict(made.hidden),
-        "audit": made.audit,
-        "stopped": made.stopped,
-    }
+    try:
+        ratios = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.UsageError(
+            f"--sweep {text!r}: write it as numbers with commas, such as 0,0.5,1,2,4."
+        ) from None
+    return checked_ratios(ratios)
 
 
 def _print_requests(recipe: Any, task: Any, profile: Any) -> None:

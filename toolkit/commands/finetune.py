@@ -37,7 +37,7 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     from toolkit.augment import read_augmentation
     from toolkit.augment.filters import refuse_leaks
     from toolkit.files import refuse_to_overwrite
-    from toolkit.finetune import adapter_folder, finetune
+    from toolkit.finetune import adapter_folder, finetune, split_history
     from toolkit.models import cache_folder, resolve_model
     from toolkit.profiles import read_profile
     from toolkit.tasks import load_task
@@ -49,6 +49,10 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     profile = read_profile(recipe.profile_path, task, recipe.user)
     made = read_augmentation(synthetic).kept if synthetic else ()
     refuse_leaks(made, profile.queries, task)  # it may have been made for another profile, or by hand
+    training, _ = split_history(profile.history, recipe.finetune.validation, recipe.seed)
+    written = len(made)
+    if recipe.augment.enabled:
+        made = made[: recipe.augment.wanted(len(training))]
     base = resolve_model(recipe.model_source, progress)
     base = with_task_adapter(base, recipe.task_adapter_path, cache_folder(), progress)
     report = finetune(
@@ -64,6 +68,12 @@ def command(out: Path, synthetic: Path | None, force: bool, as_json: bool, **opt
     )
     chosen = adapter_folder(out, report.chosen)
     status = 3 if report.withheld else 0
+    if len(made) < written:
+        print_paragraph(
+            f"Note: the first {len(made)} of the {written} synthetic examples are used, as augment.ratio and "
+            "augment.examples say.",
+            err=True,
+        )
     if as_json:
         print_json({**asdict(report), "adapter": str(chosen), "withheld": report.withheld})
         return status

@@ -32,6 +32,7 @@ def outcome(result: "RunResult") -> dict[str, Any]:
         "higher_is_better": result.task.higher_is_better(result.task.primary_metric),
         "arms": {arm.arm: arm.metrics for arm in result.arms},
         "chosen_adapter": result.finetuning.chosen,
+        "synthetic_examples": len(result.augmentation.kept) if result.augmentation else 0,
         "verification": result.verification,
         "failures": result.failures,
         "bundle": None,
@@ -71,6 +72,7 @@ def _print_outcome(result: "RunResult") -> None:
     paths = [("report", short_path(result.report)), ("adapter", short_path(result.adapter))]
     if manifest is None or result.bundle is None:
         print_table(paths)
+        _note_nothing_kept(result)
         for failure in result.failures:
             print_paragraph(f"Check fell short: {failure}", err=True, fg="red")
         print_paragraph(
@@ -85,10 +87,17 @@ def _print_outcome(result: "RunResult") -> None:
         if not measured.validity.valid:
             where = f" on {measured.environment.device}" if len(result.benchmarks) > 1 else ""
             print_paragraph(f"Speed{where} is marked invalid: {'; '.join(measured.validity.reasons)}.")
+    _note_nothing_kept(result)
     for failure in result.failures:
         print_paragraph(f"Check fell short: {failure}", err=True, fg="red")
     if result.failures:
         print_paragraph(advice(manifest, "--set export."), err=True)
+
+
+def _note_nothing_kept(result: "RunResult") -> None:
+    """Say so where synthetic examples were wanted and there are none: the adapter is one of real examples."""
+    if result.augmentation and (why := result.augmentation.nothing_kept):
+        print_paragraph(f"Note: trained on real examples alone: {why}.", err=True)
 
 
 def _print_arms(result: "RunResult", manifest: "Manifest | None") -> None:

@@ -91,9 +91,9 @@ def finetune(
     both = encode(synthetic, weight=recipe.synthetic_weight)
     if not synthetic and recipe.choose == SYNTHETIC:
         raise EdgePLMError(
-            "there are no synthetic examples",
+            "there are no synthetic examples to train on",
             where="finetune.choose",
-            mend="Turn on augment, or choose `auto` or `real`",
+            mend="Have some written (a dataset's report says why none was kept), or choose `auto` or `real`",
         )
     arms: dict[str, tuple[Any, ...]] = {}
     if real.examples and recipe.choose != SYNTHETIC:

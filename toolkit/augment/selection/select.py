@@ -203,7 +203,7 @@ class _Selecting:
             late = dict.fromkeys(range(self.wanted, size), "there are enough examples")
             return Judgement(late, "too many or too few to compare: the first are kept", acts=False)
         kernel = gaussian_kernel(np.vstack([self._own, self._new[self.left]]))
-        targets = label_targets(self.profile, self.task, self.wanted)
+        targets = label_targets(self.profile.history, self.task, self.wanted)
         labels = [self._label(each) for each in self._remaining()] if targets is not None else None
         out = left_out(kernel, range(own), range(own, own + size), self.wanted, labels, targets)
         reason = "without it the examples are closer to the history"
