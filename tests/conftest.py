@@ -28,6 +28,26 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def edgeplm_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command line in `tmp_path`, in this process: (exit code, standard output, standard error)."""
+    from toolkit.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEPLM_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
     """Starts servers that answer by a script, with a key in the environment; they are closed afterwards."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

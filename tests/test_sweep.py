@@ -8,7 +8,6 @@ from scripted import json_lines, writer
 from teacher_server import completion
 from tiny import tiny_model_folder
 
-from toolkit.cli import main
 from toolkit.errors import EdgePLMError
 from toolkit.profiles import Example, write_profile
 from toolkit.sweep import Arm, checked_ratios
@@ -36,10 +35,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def edgeplm(model, tmp_path, monkeypatch, capsys):
+def edgeplm(edgeplm_here, model, tmp_path):
     """Calls `edgeplm augment` on bo, of whom 6 examples train and 2 validate, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EDGEPLM_CACHE", str(tmp_path / "cache"))
     write_profile(writer(), tmp_path / "bo.jsonl")
 
     def call(server, *more):
@@ -50,23 +47,8 @@ def edgeplm(model, tmp_path, monkeypatch, capsys):
             "finetune.validation": "0.25", "finetune.epochs": "2", "finetune.learning_rate": "0.02",
         }  # fmt: skip
         flags = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(
-                [
-                    "augment",
-                    "--profile",
-                    "bo.jsonl",
-                    "--task",
-                    "rewrite",
-                    "--model",
-                    str(model),
-                    *flags,
-                    *more,
-                ]
-            )
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
+        base = ["augment", "--profile", "bo.jsonl", "--task", "rewrite", "--model", model]
+        return edgeplm_here(*base, *flags, *more)
 
     return call
 
