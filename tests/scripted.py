@@ -7,6 +7,7 @@ from toolkit.augment.teachers import Completion, RequestFailedError
 from toolkit.errors import TeacherError
 from toolkit.profiles import Example, Profile
 from toolkit.recipe import AugmentRecipe
+from toolkit.recipe_select import SelectRecipe
 
 SUBJECTS = ["kettle", "trowel", "novel", "radio serial", "teapot", "raincoat", "lantern", "seed catalogue"]
 
@@ -43,12 +44,13 @@ def writer():
 
 
 def recipe(**changes):
-    """A recipe for tests: few examples, no near duplicates refused unless asked for."""
+    """A recipe for tests: few examples, and nothing but copies refused unless asked for."""
     defaults = {
         "examples": 4,
         "examples_per_request": 2,
         "shots": 3,
         "max_requests": 6,
+        "select": SelectRecipe(enabled=False),
         "ratio": 100,  # "examples" says how many
         "near_duplicate": 0.95,
     }

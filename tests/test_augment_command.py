@@ -27,7 +27,8 @@ def edgeplm(edgeplm_here, model, tmp_path):
     def call(verb, server, *more, profile="bo.jsonl", **changes):
         fields = {
             "augment.model": "m", "augment.teacher": server.url, "augment.examples_per_request": "1",
-            "augment.concurrency": "1", "augment.retries": "0", "augment.near_duplicate": "0.95", **QUICK,
+            "augment.concurrency": "1", "augment.retries": "0", "augment.near_duplicate": "0.95",
+            "augment.select.enabled": "false", **QUICK,
         } | {name.replace("__", "."): value for name, value in changes.items()}  # fmt: skip
         flags = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
         base = [verb, "--profile", profile, "--task", "rewrite", "--model", model]

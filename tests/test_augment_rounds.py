@@ -11,9 +11,11 @@ from tiny import tiny_base
 from toolkit.augment import augment, first_requests, read_augmentation, write_augmentation, write_synthetic
 from toolkit.augment.failures import FailureFinder, Failures, failures_of
 from toolkit.augment.plan import Planner
+from toolkit.augment.selection import Learner
 from toolkit.errors import RecipeError
 from toolkit.profiles import Example
 from toolkit.recipe import AugmentRecipe, FinetuneRecipe, Recipe
+from toolkit.recipe_select import SelectRecipe
 from toolkit.tasks import load_task
 
 RATING, REWRITE = load_task("lamp-3"), load_task("rewrite")
@@ -153,27 +155,32 @@ def test_failures_are_found_by_a_trained_adapter_among_what_it_was_trained_on(ba
 
     profile = rater((6, 0, 0, 4, 10))
     training, _ = split_history(profile.history, TRAINING.validation, 3)
-    finder = FailureFinder(base, profile, RATING, TRAINING, seed=3, path=tmp_path / "rounds.jsonl")
-    found = finder(())
+    learner = Learner(base, profile, RATING, TRAINING, 3)
+    find = FailureFinder(learner, path=tmp_path / "rounds.jsonl")
+    found = find(())
     assert len(found.places) == round(0.25 * len(training))
     assert max(found.places) < len(training)
     assert found.wrong is not None and 0 <= found.wrong <= len(training)
-    other = finder((Example("s1", "The loom number 77 arrived and I have kept it.", "5"),) * 8)
+    other = find((Example("s1", "The loom number 77 arrived and I have kept it.", "5"),) * 8)
     assert (tmp_path / "rounds.jsonl").read_text().count("\n") == 2
     assert found != other
+
+
+def finder(base, path, seed=0):
+    return FailureFinder(Learner(base, writer(), REWRITE, TRAINING, seed), path=path)
 
 
 def test_what_was_found_is_read_back_and_nothing_is_trained_again(base, tmp_path, monkeypatch):
     from toolkit.finetune import trial
 
     path = tmp_path / "rounds.jsonl"
-    found = FailureFinder(base, writer(), REWRITE, TRAINING, seed=0, path=path)(())
+    found = finder(base, path)(())
     with path.open("a") as file:
         file.write('{"key": "torn')
     monkeypatch.setattr(trial.Trials, "train", lambda *arguments, **options: pytest.fail("trained"))
-    assert FailureFinder(base, writer(), REWRITE, TRAINING, seed=0, path=path)(()) == found
+    assert finder(base, path)(()) == found
     with pytest.raises(pytest.fail.Exception):
-        FailureFinder(base, writer(), REWRITE, TRAINING, seed=1, path=path)(())
+        finder(base, path, seed=1)(())
 
 
 def test_a_killed_run_repeats_no_request_in_any_round(serve, base, tmp_path):
@@ -190,7 +197,7 @@ def test_a_killed_run_repeats_no_request_in_any_round(serve, base, tmp_path):
     server = serve(script)
     settings = AugmentRecipe(
         teacher=server.url, model="m", examples=6, ratio=2, rounds=2, examples_per_request=1, concurrency=1,
-        max_requests=12, hide=("nothing",), near_duplicate=0.95,
+        max_requests=12, hide=("nothing",), near_duplicate=0.95, select=SelectRecipe(enabled=False),
     )  # fmt: skip
     whole = Recipe(task="rewrite", profile="p", augment=settings, finetune=TRAINING)
     paths = {"answers_path": tmp_path / "a.jsonl", "audit_path": tmp_path / "audit.jsonl"}

@@ -37,9 +37,9 @@ class Failures:
 class FailureFinder:
     """Trains an adapter on the real and the synthetic examples there are, and runs it over the real ones.
 
-    The learner's profile is the whole one: its slice for validation stops the training in time and is never among the
-    failures, nor is any query. What was found is on the disk, in `path`, before it is used: a run that was
-    killed finds the same again without training, and so asks the same of the teacher.
+    The learner's profile is the whole one: its slice for validation stops the training in time and is never
+    among the failures, nor is any query. What was found is on the disk, in `path`, before it is used: a run
+    that was killed finds the same again without training, and so asks the same of the teacher.
     """
 
     def __init__(self, learner: "Learner", *, path: Path | None = None, progress: Progress = SILENT) -> None:
