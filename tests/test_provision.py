@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
 from provision_kit import HERE, NAME, Board, use_toy, wheel
+from userlands import USERLANDS, userland
 
 from runtimes.provision.archive import ARCHIVE
 
@@ -136,3 +138,23 @@ def test_a_python_of_another_version_gets_wheels_for_that_one(board, monkeypatch
     assert report.environments[0].python.startswith(HERE)
     board.tool("python3", "exit 1")
     assert run(board, "-c", "import toyruntime").returncode == 0
+
+
+@pytest.mark.parametrize("kind", USERLANDS)
+def test_the_tools_of_small_systems_are_enough(board, tmp_path, kind):
+    """Debian's, busybox's and Android's programs (toybox and mksh), and nothing else in PATH."""
+    tools = tmp_path / "tools"
+    there = userland(tools, kind)
+    multicall = {"busybox": "busybox", "android": "toybox"}.get(kind)
+    for name in ("tar", "gzip", "sync"):
+        # Debian builds its toybox without gzip; Android's has it.
+        alone = name == "gzip" and kind == "android"
+        (tools / name).symlink_to(shutil.which(name if alone else multicall or name))
+    board.shell.path = ()
+    board.shell.variables["PATH"] = f"{board.bin}:{there.programs}"
+    made = board.prepare().environments[0]
+    assert made.versions == {"toyruntime": "1.0"}
+    (board.environment / "site/toyruntime.py").write_text("")
+    assert board.prepare().environments[0].repaired
+    assert board.prepare().nothing_to_do
+    assert board.names("incoming") == board.names("objects") == set()

@@ -26,7 +26,9 @@ _EXISTS = '[ -f "$1/environment.json" ] && [ -f "$1/python" ]'
 _UNPACK = """
 cd "$1" || exit 1
 rm -rf "incoming/$3.unpacking" && mkdir -p "incoming/$3.unpacking" environments || exit 1
-tar -xzf "objects/$2" -C "incoming/$3.unpacking" && exit 0
+# Not by tar's own z: some builds of toybox unpack nothing then, and say that all went well.
+gzip -dc <"objects/$2" | tar -xf - -C "incoming/$3.unpacking" &&
+    [ -f "incoming/$3.unpacking/python" ] && exit 0
 rm -rf "incoming/$3.unpacking"; exit 1
 """
 # What has the name already is damaged, or it would not be replaced.
