@@ -14,10 +14,10 @@ demo: venv
 	$(BIN)/edgeplm demo
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not devices"
 
 test-slow: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not devices"
 
 lint: venv
 	$(BIN)/ruff check .
