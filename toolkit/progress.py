@@ -1,6 +1,7 @@
 """Progress that a person can watch: a bar with the time left, on a terminal only."""
 
 import io
+import os
 import sys
 import threading
 import time
@@ -128,7 +129,12 @@ def rate_text(done: float, seconds: float, unit: str) -> str:
 
 
 def terminal_progress(quiet: bool = False) -> Progress:
-    """Bars when standard error is a terminal, silence when it is piped or `quiet`."""
+    """Bars when standard error is a terminal, silence when it is piped or `quiet`; lines for another program
+    to read where the environment asks for them (`toolkit.progress_lines`)."""
+    from toolkit.progress_lines import LINES, VARIABLE, LineProgress
+
+    if os.environ.get(VARIABLE) == LINES:
+        return LineProgress()
     return SILENT if quiet or not sys.stderr.isatty() else TerminalProgress()
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from exporters.bundle import MANIFEST, Manifest, open_bundle
@@ -34,8 +33,9 @@ done
 # Nothing of the same name is ever half there: what was damaged goes away whole before the new one comes.
 _FINISH = """
 cd "$1" || exit 1
-if [ -e "bundles/$2" ]; then mv "bundles/$2" "incoming/$2.old" || exit 1; fi
-mv "incoming/$2.new" "bundles/$2" || exit 1
+mkdir -p "$3" || exit 1
+if [ -e "$3/$2" ]; then mv "$3/$2" "incoming/$2.old" || exit 1; fi
+mv "incoming/$2.new" "$3/$2" || exit 1
 rm -rf "incoming/$2.old"
 """
 _FETCH = """
@@ -46,12 +46,6 @@ _NO_FILE = 66
 _LINE_BYTES = 60_000  # of one command line; Linux gives a single argument 128 KiB
 
 
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    item: Item
-
-
 def push_bundle(store: Store, bundle: Path, progress: Progress = SILENT) -> str:
     """Have `bundle` below the store's root, every file's hash checked there just now; returns its folder.
 
@@ -59,55 +53,57 @@ def push_bundle(store: Store, bundle: Path, progress: Progress = SILENT) -> str:
     on this machine is not whole, DeviceError with the device and the step.
     """
     manifest = open_bundle(bundle)
-    entries = _entries(bundle, manifest)
-    key = entries[-1].item.sha256[:16]
-    folder = f"{store.root}/bundles/{key}"
-    name = f"push {bundle.resolve().name} to {store.shell.name}"
+    items = _items(bundle, manifest)
+    return push_files(store, "bundles", items[-1].sha256[:16], items, bundle.resolve().name, progress)
+
+
+def push_files(
+    store: Store, kind: str, key: str, items: Sequence[Item], label: str, progress: Progress = SILENT
+) -> str:
+    """Have `items` by their names in the folder ROOT/`kind`/`key`, every file's hash checked there just now;
+    returns that folder. `label` is what they are together. Raises DeviceError with the device and the step."""
+    folder = f"{store.root}/{kind}/{key}"
+    name = f"push {label} to {store.shell.name}"
     with store.held() as room:
         with progress.step(f"verify on {store.shell.name}"):
-            if _complete(store, folder, entries):
+            if _complete(store, folder, items):
                 return folder
         # Where files cannot be linked, the bundle is a copy of the objects.
-        copies = 0 if room.links else sum(entry.item.size for entry in entries)
-        store.send((entry.item for entry in entries), room, name, progress, also=copies)
+        copies = 0 if room.links else sum(item.size for item in items)
+        store.send(items, room, name, progress, also=copies)
         store.check(
             store.shell.run(_NEW, store.root, key, step="assemble"), "assemble", "cannot make the bundle"
         )
-        for words in _batches((entry.name, entry.item.sha256) for entry in entries):
+        for words in _batches((item.name, item.sha256) for item in items):
             output = store.shell.run(_ASSEMBLE, store.root, key, *words, step="assemble", timeout=None)
             store.check(output, "assemble", "cannot make the bundle")
-        if not _complete(store, f"{store.root}/incoming/{key}.new", entries):
+        if not _complete(store, f"{store.root}/incoming/{key}.new", items):
             raise store.shell.fault(
                 "verify",
                 "a file differs from what was sent",
                 "Its disk may be failing; try again, or replace it",
             )
-        store.check(
-            store.shell.run(_FINISH, store.root, key, step="assemble"), "assemble", "cannot place the bundle"
-        )
+        finished = store.shell.run(_FINISH, store.root, key, kind, step="assemble")
+        store.check(finished, "assemble", f"cannot place {label}")
     return folder
 
 
-def _entries(bundle: Path, manifest: Manifest) -> list[_Entry]:
+def _items(bundle: Path, manifest: Manifest) -> list[Item]:
     """The bundle's files, the manifest last."""
-    listed = [
-        _Entry(file.path, Item(bundle / file.path, file.bytes, file.sha256, file.path))
-        for file in manifest.files
-    ]
+    listed = [Item(bundle / file.path, file.bytes, file.sha256, file.path) for file in manifest.files]
     content = (bundle / MANIFEST).read_bytes()
-    own = Item(content, len(content), hashlib.sha256(content).hexdigest(), MANIFEST)
-    return [*listed, _Entry(MANIFEST, own)]
+    return [*listed, Item(content, len(content), hashlib.sha256(content).hexdigest(), MANIFEST)]
 
 
-def _complete(store: Store, folder: str, entries: Sequence[_Entry]) -> bool:
-    """Whether `folder` on the device has every entry with its hash."""
+def _complete(store: Store, folder: str, items: Sequence[Item]) -> bool:
+    """Whether `folder` on the device has every item with its hash."""
     found: list[str | None] = []
-    for names in _batches((entry.name,) for entry in entries):
+    for names in _batches((item.name,) for item in items):
         output = store.shell.run(_HASHES, folder, *names, step="verify", timeout=None)
         store.check(output, "verify", "cannot read the bundle there")
         hashes = dict(line.split() for line in output.text.splitlines() if line.count(" ") == 1)
         found += [hashes.get(str(number)) for number in range(len(names))]
-    return found == [entry.item.sha256 for entry in entries]
+    return found == [item.sha256 for item in items]
 
 
 def _batches(groups: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
