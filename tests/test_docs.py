@@ -356,6 +356,7 @@ OTHER_ROOMS_WELCOME = (
     "pipeline.py",
     "bundling.py",
     "measuring.py",
+    "ondevice.py",
     "fleet/bundles.py",
     "run_report.py",
     "sweep/",

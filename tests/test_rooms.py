@@ -21,7 +21,7 @@ DEVICE_LIBRARIES = {"runtimes.engine": {"numpy"}, "runtimes.latency": {"numpy"},
                     "runtimes.executorch": {"numpy", "executorch", "torch"},
                     "runtimes.genai": {"numpy", "onnxruntime_genai"}}  # fmt: skip
 SEES_ALL = (
-    "toolkit.pipeline", "toolkit.bundling", "toolkit.measuring", "toolkit.fleet.bundles",
+    "toolkit.pipeline", "toolkit.bundling", "toolkit.measuring", "toolkit.ondevice", "toolkit.fleet.bundles",
     "toolkit.run_report", "toolkit.sweep", "toolkit.commands",
 )  # fmt: skip
 # Programs at the very end: they may see everything, and nobody sees them.

@@ -60,8 +60,8 @@ def push_bundle(store: Store, bundle: Path, progress: Progress = SILENT) -> str:
 def push_files(
     store: Store, kind: str, key: str, items: Sequence[Item], label: str, progress: Progress = SILENT
 ) -> str:
-    """Have `items` by their names in the folder ROOT/`kind`/`key`, every file's hash checked there just now;
-    returns that folder. `label` is what they are together. Raises DeviceError with the device and the step."""
+    """Have `items` by their names in ROOT/`kind`/`key`, every file's hash checked there just now;
+    returns that folder. `label` is what they are together. Raises DeviceError with device and step."""
     folder = f"{store.root}/{kind}/{key}"
     name = f"push {label} to {store.shell.name}"
     with store.held() as room:
