@@ -90,7 +90,7 @@ def test_a_new_version_takes_the_name_and_the_old_one_goes(board, monkeypatch, t
     assert report.environments[0].key != old
 
 
-@pytest.mark.parametrize("damage", ["altered", "shorter", "missing", "no python", "no list"])
+@pytest.mark.parametrize("damage", ["altered", "shorter", "missing", "no python", "babble", "no list"])
 def test_a_damaged_environment_is_found_and_made_anew(board, damage):
     key = board.prepare().environments[0].key
     module = board.environment / "site/toyruntime.py"
@@ -103,6 +103,8 @@ def test_a_damaged_environment_is_found_and_made_anew(board, damage):
             module.unlink()
         case "no python":
             (board.environment / "python").write_text("exit 1\n")
+        case "babble":
+            (board.environment / "python").write_text("echo edgeplm:check=[1]\n")
         case "no list":
             (board.environment / "environment.json").write_text("{")
     report = board.prepare()

@@ -60,7 +60,10 @@ def archive_of(
     folder and returns what to record of where they came from."""
     made = cache / spec.digest
     if not (made / "archive.json").is_file():
-        with staged_directory(made, force=True) as staging, tempfile.TemporaryDirectory(dir=cache) as name:
+        with (
+            staged_directory(made, force=True) as staging,
+            tempfile.TemporaryDirectory(dir=cache, prefix=".making.") as name,
+        ):
             folder, scratch = Path(name) / "environment", Path(name) / "scratch"
             folder.mkdir()
             scratch.mkdir()

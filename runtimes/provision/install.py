@@ -120,5 +120,8 @@ def _checked(shell: Shell, folder: str, step: str) -> Checked:
     if not lines:
         said = output.stderr.splitlines() or [f"status {output.status}"]
         return Checked(None, {}, "", f"its Python does not run: {said[-1]}")
-    said_there: dict[str, Any] = json.loads(lines[-1].removeprefix(_MARK))
-    return Checked(**said_there)
+    try:
+        answer: dict[str, Any] = json.loads(lines[-1].removeprefix(_MARK))
+        return Checked(**answer)
+    except (ValueError, TypeError):
+        return Checked(None, {}, "", "its Python says something else than asked")
