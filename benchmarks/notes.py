@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from runtimes.battery import LOW_LEVEL
+from runtimes.settle import other_work_limit
 from runtimes.thermal import THROTTLED_NOW
 
 PI_FLAGS = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
@@ -35,7 +36,7 @@ def notes(samples: Sequence[Sample], threads: int | None) -> list[str]:
         found += _NOTED.get(sample["kind"], _nothing)(sample)
         if sample["kind"] == "threads" and threads is not None:
             found += _threads(sample, threads)
-    return found
+    return [*found, *_disturbed(samples)]
 
 
 def _before(first: Sample) -> Iterable[str]:
@@ -70,6 +71,15 @@ def _cool(sample: Sample) -> Iterable[str]:
     if not sample["reached"]:
         warmer = sample["celsius"] - sample["target"]
         yield f"repeat {sample['repeat'] + 1} began {warmer:.0f} °C warmer than the first one"
+
+
+def _disturbed(samples: Sequence[Sample]) -> Iterable[str]:
+    """Other processes beside the sustained decode: its limit is that of the repeats."""
+    cores = next((sample["allowed_cores"] for sample in samples if sample["kind"] == "hello"), 1)
+    busy = [sample["other_cores"] for sample in samples if sample["kind"] == "sustained"]
+    most = max((each for each in busy if each is not None), default=0.0)
+    if most > other_work_limit(cores):
+        yield f"during the sustained decode other processes kept up to {most:.2f} cores busy"
 
 
 def _sustained(sample: Sample) -> Iterable[str]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runtimes.sensors import frequency_seconds, hottest, sensors
+from runtimes.sensors import frequency_seconds, hottest, other_work, sensors
 
 if TYPE_CHECKING:
     from runtimes.engine import Engine
@@ -27,8 +27,9 @@ def sustain(
     """Decode from an empty context over and over, for `plan.sustained_minutes` at most.
 
     Every minute is a sample `sustained` with the tokens decoded, the seconds that this took, the seconds of
-    each pass of `plan.decode_tokens` steps, and how hot and fast the processor was at its end. The sensors
-    are read between minutes. At last a sample `sustained end` says whether the rate settled.
+    each pass of `plan.decode_tokens` steps, the cores that other processes kept busy, and how hot and fast
+    the processor was at its end. The sensors are read between minutes. At last a sample `sustained end` says
+    whether the rate settled.
     """
     rates: list[float] = []
     before = read()
@@ -37,6 +38,7 @@ def sustain(
         passes = _minute(engine, ids[: plan.decode_tokens + 1], MINUTE)
         after = read()
         seconds, tokens = sum(passes), len(passes) * plan.decode_tokens
+        work = other_work(before, after)
         rates.append(tokens / seconds)
         emit(
             "sustained",
@@ -44,6 +46,7 @@ def sustain(
             tokens=tokens,
             seconds=seconds,
             passes=passes,
+            other_cores=None if work is None else round(work[0], 3),
             celsius=hottest(after),
             thermal_status=after["thermal_status"],
             throttle_flags=after["throttle_flags"],

@@ -81,10 +81,8 @@ def test_less_energy_is_better_and_what_is_lost_in_the_noise_is_left_out():
     assert "energy_decode" in names
     assert "net_energy_decode" not in names
     doubts = compare(metered(40.0), metered(40.0, "battery BAT0: whole device")).doubts
-    assert (
-        "power from different sources: powercap RAPL: processor package and battery BAT0: whole device"
-        in (doubts)
-    )
+    assert "power from different sources: " in doubts[0]
+    assert "RAPL: processor package and battery BAT0: whole device" in doubts[0]
 
 
 def test_an_invalid_run_is_said():

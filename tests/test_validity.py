@@ -157,6 +157,16 @@ def test_governor_and_battery_are_noted():
     assert judge(plugged, 4).notes == ["on external power: charging warms a battery"]
 
 
+def test_others_beside_the_sustained_decode_are_noted():
+    minutes = [
+        {"kind": "sustained", "tokens": 60, "seconds": 60.0, "other_cores": busy} for busy in (0.1, 1.5, None)
+    ]
+    judged = judge([*samples(), *minutes], 4)
+    assert judged.valid
+    assert judged.notes == ["during the sustained decode other processes kept up to 1.50 cores busy"]
+    assert judge([*samples(), minutes[0]], 4).notes == []
+
+
 def test_the_sustained_rate_is_that_of_the_last_minutes():
     rates = (30.0, 20.0, 10.0, 10.1, 10.2)
     found = [{"kind": "sustained", "tokens": rate * 60, "seconds": 60.0} for rate in rates]
