@@ -172,3 +172,17 @@ def test_a_machine_that_counts_nothing_says_so_or_counts(tmp_path):
     else:
         assert "instructions per decode token at 0" in done.stdout
         assert "ttft" not in done.stdout
+
+
+def test_notes_and_reasons_are_said_without_what_a_terminal_would_obey(tmp_path, monkeypatch):
+    class Hot(Board):
+        def run(self, plan, on_sample=None):
+            zone = {"evil\x1b[2J": {"celsius": 99.0, "limit": 80.0}}
+            hot = [s | {"temperatures": zone} if s["kind"] == "sensors" else s for s in super().run(plan)]
+            return [*hot, {"kind": "sustained end", "minutes": 7, "settled": False}]
+
+    monkeypatch.setattr(runtimes.devices, "parse_device", Hot)
+    said = bench(fake_bundle(tmp_path / "b"), "--device", "hot").stderr
+    assert "Marked invalid: too hot: evil [2J at 99 °C, limit 80 °C" in said
+    assert "Note: the sustained rate had not settled after 7 minutes" in said
+    assert "\x1b" not in said

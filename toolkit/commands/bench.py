@@ -247,7 +247,9 @@ def _complain(lanes: Sequence["Lane"]) -> int:
         if lane.error is not None:
             click.echo(f"Error: {printable(str(lane.error))}", err=True)
         for reason in lane.result.validity.reasons if lane.result else ():
-            click.echo(f"{place}Marked invalid: {reason}", err=True)
+            click.echo(printable(f"{place}Marked invalid: {reason}"), err=True)
+        for note in lane.result.validity.notes if lane.result else ():
+            click.echo(printable(f"{place}Note: {note}"), err=True)
     if any(lane.result is None for lane in lanes):
         return 1
     return 0 if all(lane.result and lane.result.validity.valid for lane in lanes) else 3
