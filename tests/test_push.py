@@ -170,6 +170,14 @@ def test_a_file_that_changes_while_it_is_sent_is_never_trusted(debian, tmp_path)
     assert list(Path(debian.root, "objects").iterdir()) == []
 
 
+def test_content_that_a_slow_device_takes_late_arrives_whole(debian):
+    (debian.shell.programs / "sleep").symlink_to("/bin/sleep")
+    output = debian.shell.run(
+        "sleep 1; wc -c", step="look", stdin=bytes(500_000), watch=lambda: None, timeout=30
+    )
+    assert output.text.strip() == "500000"
+
+
 def test_a_missing_tool_is_named(debian, bundle):
     (debian.shell.programs / "flock").unlink()
     with pytest.raises(DeviceError, match=r"device test:here, step set up: it has no `flock`\. Install"):

@@ -66,10 +66,10 @@ class Shell(ABC):
     ) -> Output:
         """Run `script` with `arguments` as $1, $2, ... and wait for its end.
 
-        `stdin` is given to it as it is: bytes, or a file from where it stands. `watch` is called a few times
-        a second until it ends. A script that fails is no error: its status is in the output. Raises
-        DeviceError with the device and `step` if the connection fails or the script takes longer than
-        `timeout` seconds.
+        `stdin` is given to it as it is: bytes, or a file from where it stands. With a file, `watch` is called
+        a few times a second until the end. A script that fails is no error: its status is in the output.
+        Raises DeviceError with the device and `step` if the connection fails or the script takes longer
+        than `timeout` seconds.
         """
         content: bytes | None = None
         source: int | IO[bytes] = subprocess.DEVNULL
@@ -163,14 +163,14 @@ def _communicate(
     watch: Callable[[], None] | None,
 ) -> tuple[bytes, bytes]:
     """All that the client wrote; TimeoutExpired after `timeout` seconds."""
-    if watch is None:
+    if watch is None or content is not None:
+        # Called again after its timeout, Python's own `communicate` forgets what it has still to write.
         return client.communicate(content, timeout)
     started = time.monotonic()
     while True:
         try:
-            return client.communicate(content, _WATCH_SECONDS)
+            return client.communicate(timeout=_WATCH_SECONDS)
         except subprocess.TimeoutExpired:
-            content = None  # it has been taken
             watch()
             if timeout is not None and time.monotonic() - started > timeout:
                 raise
