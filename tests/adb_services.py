@@ -74,7 +74,8 @@ def _shell(phone: Any, command: str, framed: bool, stream: Any) -> None:
 def _feed(process: Any, stream: Any, framed: bool) -> None:
     """Give the host's input to the command; its standard input ends with the stream at the latest."""
     buffer = b""
-    with process.stdin, contextlib.suppress(OSError, ValueError):
+    # What is still in the buffer of a pipe that nobody reads fails when it is closed, so outermost.
+    with contextlib.suppress(OSError, ValueError), process.stdin:
         while data := stream.read():
             if not framed:
                 process.stdin.write(data)

@@ -84,7 +84,7 @@ def main(home: str, plan: str, result: str, fault: str) -> None:
             asked = plan_from_dict(json.loads((folder / "plans" / plan).read_text()))
             read_manifest(folder / "bundles" / asked.bundle)
             execute(asked, samples, faulty(fault))
-        except EdgePLMError as problem:
+        except (OSError, EdgePLMError) as problem:
             samples.emit("error", step=samples.step, message=str(problem))
     os.replace(growing, growing.with_suffix(""))
 

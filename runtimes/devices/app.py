@@ -89,11 +89,14 @@ done 2>/dev/null
 # $1 root, $2 who, $3 the app's folder, $4 the run's name, $5 whether it is private, $6 how to follow. When
 # standard input ends, nobody wants the samples any more: the app is ended, though this shell is hung up on.
 # What waits for that is a program of its own: a part of this shell would keep the connection open.
+# A run takes away what dead ones left, at its end its own alone: the next one's plan may be there already.
 _BENCH = (
     LOCK
     + f"""
 trap '' HUP
-as sh -c 'rm -f "$1"/results/host-*' sh "$3"
+as sh -c '
+for left in "$1"/plans/host-* "$1"/results/host-*; do case $left in */"$2".*) ;; *) rm -f "$left";; esac; done
+' sh "$3" "$4"
 input keyevent KEYCODE_WAKEUP; wm dismiss-keyguard
 dumpsys trust 2>/dev/null | grep -q '(current).*deviceLocked=1' && exit 66
 said=$(am start -S -W -n {PACKAGE}/.phone.BenchActivity \\
@@ -104,7 +107,7 @@ lifeline=$!
 as sh -c "$6" sh "$3" "$4.jsonl" </dev/null
 status=$?
 kill $lifeline
-as sh -c 'rm -f "$1"/plans/host-* "$1"/results/host-*' sh "$3"
+as sh -c 'rm -f "$1/plans/$2".* "$1/results/$2".*' sh "$3" "$4"
 exit $status
 }} 3<&0 9>>"$1/lock"
 """
