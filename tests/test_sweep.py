@@ -10,7 +10,7 @@ from tiny import tiny_model_folder
 
 from toolkit.errors import EdgePLMError
 from toolkit.profiles import Example, write_profile
-from toolkit.sweep import Arm, checked_ratios
+from toolkit.sweep import Arm, Sweep, checked_ratios
 from toolkit.sweep.result import choose_ratio
 from toolkit.sweep.run import in_fixed_order
 from toolkit.tasks import load_task
@@ -190,6 +190,20 @@ def test_the_smallest_ratio_within_one_standard_error_of_the_lowest_is_chosen():
     worse = choose_ratio([arm(0, 1.0, 2.0), arm(1, 1.1, 2.1)])
     assert (worse.ratio, worse.reason) == (0, "real examples alone have the lowest loss")
     assert choose_ratio([arm(0, 1.0), arm(1, 0.9)]).ratio == 1
+
+
+def test_the_advice_says_what_speaks_against_it():
+    arms = [Arm(ratio, round(4 * ratio), [loss, loss + 1], {"mae": mae}, {}, 1, 1)
+            for ratio, loss, mae in ((0, 1.0, 1.0), (1, 0.7, 0.2), (2, 0.5, 0.4))]  # fmt: skip
+    base = Arm(0, 0, [0.1, 0.2], {"mae": 2.0}, {}, 0, None)
+    found = Sweep("maud", "lamp-3", "mae", 4, 2, 1, base, tuple(arms), choose_ratio(arms))
+    said = " ".join(found.advice(5))
+    assert "Take ratio 2: it has the lowest loss." in said
+    assert "By mae the best is ratio 1 (0.200)" in said
+    assert "It is the largest that was measured" in said
+    assert "No adapter is better than the base model here." in said
+    assert "augment.ratio: 2 and augment.examples: 8 (its cap is 5)" in said
+    assert "cap" not in " ".join(found.advice(8))
 
 
 def test_the_fixed_order_keeps_the_labels_in_every_part_of_it():

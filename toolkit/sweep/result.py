@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.stats import Interval, paired_difference
+from toolkit.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,13 @@ class Sweep:
                 f"Its loss is lower than with real examples alone by {gain.estimate:.3f} (95 % interval "
                 f"{gain.low:.3f} to {gain.high:.3f}, paired): {sure}."
             )
+        if chosen.synthetic and chosen.synthetic == self.arms[-1].synthetic:
+            sentences.append("It is the largest that was measured: a larger one may be better still.")
+        if self.metric and (other := self.best_by_metric):
+            sentences.append(
+                f"By {self.metric} the best is ratio {other.ratio:g} ({other.metrics[self.metric]:.3f}); with "
+                f"{self.validation} examples the loss tells more."
+            )
         if not any(arm.loss < self.base.loss for arm in self.arms):
             sentences.append("No adapter is better than the base model here.")
         fields = f"augment.ratio: {chosen.ratio:g}"
@@ -100,6 +108,16 @@ class Sweep:
             fields += f" and augment.examples: {chosen.synthetic} (its cap is {cap})"
         sentences.append(f"In the recipe: {fields}.")
         return sentences
+
+    @property
+    def best_by_metric(self) -> Arm | None:
+        """The arm with the best metric, where it is better than that of the chosen one."""
+        if self.metric is None:
+            return None
+        metric, sign = self.metric, 1 if METRICS[self.metric].higher_is_better else -1
+        best = max(self.arms, key=lambda arm: sign * arm.metrics[metric])
+        chosen = next(arm for arm in self.arms if arm.synthetic == self.chosen.synthetic)
+        return best if sign * (best.metrics[metric] - chosen.metrics[metric]) > 0 else None
 
     def name_of(self, arm: Arm) -> str:
         """The ratio in words, with a word on the chosen one."""
