@@ -97,9 +97,10 @@ class Sweep:
         if chosen.synthetic and chosen.synthetic == self.arms[-1].synthetic:
             sentences.append("It is the largest that was measured: a larger one may be better still.")
         if self.metric and (other := self.best_by_metric):
+            value = other.metrics[self.metric]
             sentences.append(
-                f"By {self.metric} the best is ratio {other.ratio:g} ({other.metrics[self.metric]:.3f}); with "
-                f"{self.validation} examples the loss tells more."
+                f"By {self.metric} the best is ratio {other.ratio:g} ({value:.3f}); with {self.validation} "
+                "examples the loss tells more."
             )
         if not any(arm.loss < self.base.loss for arm in self.arms):
             sentences.append("No adapter is better than the base model here.")
