@@ -59,7 +59,7 @@ class Round:
         """What the teacher was shown, for a report."""
         if not self.shown:
             return "the whole history"
-        wrong = "" if self.wrong is None else f"; {self.wrong} answered wrongly"
+        wrong = "" if self.wrong is None else f"; {self.wrong} wrong"
         return f"{self.shown} that an adapter does worst on{wrong}"
 
 
