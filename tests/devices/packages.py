@@ -75,10 +75,13 @@ class Archive:
             "Dir::State": self._folder / "state",
             "Dir::State::status": self._folder / "status",
             "Dir::Cache": self._folder / "cache",
+            "Dir::Cache::pkgcache": "",
+            "Dir::Cache::srcpkgcache": "",
             "APT::Architecture": self.architecture,
             "APT::Install-Recommends": "false",
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
+            "Acquire::GzipIndexes": "true",
         }
         lines = [f'{name} "{value}";\n' for name, value in settings.items()]
         lines.append(f'#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};\n')

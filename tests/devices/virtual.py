@@ -154,6 +154,7 @@ def _built(own: Path, build: Callable[[Path], None]) -> None:
     fresh = own.with_name(f"{own.name}.building")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
+    say(f"Building the {DEVICES[own.name]}: fetching and unpacking packages, about half a minute ...")
     try:
         build(fresh)
         fresh.rename(own)
