@@ -139,6 +139,31 @@ def scatter_plot(
     return _svg(name, title, described, None, parts, "plot square")
 
 
+def cloud_plot(name: str, title: str, groups: Sequence[tuple[str, str, Sequence[Sequence[float]]]]) -> Markup:
+    """Groups of points (label, class of the style sheet, places) in a plane whose axes mean nothing by
+    themselves: equal scales, no ticks."""
+    places = [place for _, _, points in groups for place in points]
+    centre, reach = (0.0, 0.0), 1.0
+    if places:
+        spans = [scale_of([place[axis] for place in places]) for axis in (0, 1)]
+        centre = ((spans[0].low + spans[0].high) / 2, (spans[1].low + spans[1].high) / 2)
+        reach = max(span.high - span.low for span in spans) / 2 or 1.0
+    across, up = Scale(centre[0] - reach, centre[0] + reach), Scale(centre[1] + reach, centre[1] - reach)
+    parts = [
+        _tag("circle", cx=across(place[0]), cy=up(place[1]), r=4, class_=f"cloud {tone}")
+        for _, tone, points in groups
+        for place in points
+    ]
+    described = "; ".join(f"{label}: {len(points)} points" for label, _, points in groups)
+    return _svg(name, title, described, None, parts, "plot square")
+
+
+def cloud_key(tone: str) -> Markup:
+    """The mark of a group of `cloud_plot`, for a legend."""
+    mark = _tag("circle", cx="6", cy="6", r="4", class_=f"cloud {tone}")
+    return Markup('<svg class="key" width="12" height="12" aria-hidden="true">{}</svg>').format(mark)
+
+
 def line_plot(
     name: str, title: str, series: Sequence[tuple[str, Sequence[float]]], axis: str, *, step: str = "step"
 ) -> Markup:

@@ -6,8 +6,12 @@ from typing import Any
 from markupsafe import Markup
 
 from benchmarks import figures, plots
-from benchmarks.report_data import Augmentation
+from benchmarks.report_data import Augmentation, SelectionPart
 from benchmarks.report_views import Table
+
+# Groups of the selection's plot, those drawn first first: label, and class of the style sheet.
+_CLOUD = (("history", "own"), ("refused", "out"), ("kept", "kept"))
+_MOST_POINTS = 500
 
 
 def parts(made: Augmentation) -> dict[str, Any]:
@@ -19,6 +23,10 @@ def parts(made: Augmentation) -> dict[str, Any]:
         "teachers": teachers_table(made),
         "refused": refused_table(made),
         "facts": facts(made),
+        "cloud": cloud_plot(made),
+        "cloud_keys": [(name, plots.cloud_key(tone)) for name, tone in _CLOUD],
+        "selection": selection_table(made.selection) if made.selection else None,
+        "selection_facts": selection_facts(made.selection) if made.selection else (),
     }
 
 
@@ -92,6 +100,55 @@ def refused_table(made: Augmentation) -> Table | None:
     return Table("Examples of what was dropped", ("Filter", "Reason", "Input", "Output"), rows)
 
 
+def cloud_plot(made: Augmentation) -> Markup | None:
+    """History, kept and refused examples in the plane where they differ the most."""
+    chosen = made.selection
+    if chosen is None or not any(chosen.points.values()):
+        return None
+    groups = [(name, tone, _thinned(chosen.points.get(name, ()))) for name, tone in _CLOUD]
+    return plots.cloud_plot("selection", "History, kept and refused examples", groups)
+
+
+def selection_table(chosen: SelectionPart) -> Table:
+    """What each filter by models did, and why it did not act where it did not."""
+    rows = tuple(
+        (
+            _spaced(step.filter),
+            figures.count(step.judged),
+            figures.count(step.refused) if step.acts or step.refused else "does not act",
+            step.note,
+        )
+        for step in chosen.steps
+    )
+    return Table(
+        "Filters by models", ("Filter", "Judged", "Refused", "What it goes by"), rows, frozenset({1, 2})
+    )
+
+
+def selection_facts(chosen: SelectionPart) -> Sequence[tuple[str, str]]:
+    """How close to the history, and to what is held out."""
+    pairs = [("Texts compared by", chosen.embedding)]
+    if chosen.discrepancy:
+        (before, chance), (after, chance_after) = chosen.discrepancy
+        pairs.append(
+            (
+                "Maximum mean discrepancy, squared",
+                f"{before:.4f} (p = {chance:.3f}) of {chosen.candidates} candidates, {after:.4f} "
+                f"(p = {chance_after:.3f}) of the {chosen.kept} kept: the lower, the closer to the history",
+            )
+        )
+    if chosen.leakage:
+        highest, median, own_highest, own_median = chosen.leakage
+        pairs.append(
+            (
+                "Cosine to the nearest held-out query",
+                f"{highest:.2f} at most, {median:.2f} in the middle; the history's own examples have "
+                f"{own_highest:.2f} and {own_median:.2f}",
+            )
+        )
+    return pairs
+
+
 def facts(made: Augmentation) -> Sequence[tuple[str, str]]:
     """What left the machine, and what went wrong."""
     pairs = []
@@ -104,6 +161,11 @@ def facts(made: Augmentation) -> Sequence[tuple[str, str]]:
         ("Failed" if times == 1 else f"Failed {times} times", what) for what, times in made.failures.items()
     ]
     return pairs
+
+
+def _thinned(points: Sequence[Sequence[float]]) -> Sequence[Sequence[float]]:
+    """Every so many-th, where there are more than a plot can show."""
+    return points[:: -(-len(points) // _MOST_POINTS)] if points else points
 
 
 def _cost(cost: float) -> str:

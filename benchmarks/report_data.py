@@ -1,6 +1,6 @@
 """What a report is made of. A part that is None or empty is left out of the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -85,6 +85,36 @@ class WritingRound:
 
 
 @dataclass(frozen=True)
+class SelectionStep:
+    """What one filter by models did: `note` says what it went by, or why it does not act."""
+
+    filter: str
+    judged: int
+    refused: int
+    acts: bool
+    note: str
+
+
+@dataclass(frozen=True)
+class SelectionPart:
+    """Which of the candidates models chose.
+
+    `discrepancy`: squared maximum mean discrepancy to the history and its p-value, of all candidates and of
+    those kept. `leakage`: the highest and the median cosine to a held-out query, of what was kept and of the
+    history. `points`: what it is (history, kept, refused) -> places in the plane of the first two principal
+    components.
+    """
+
+    embedding: str
+    candidates: int
+    kept: int
+    steps: tuple[SelectionStep, ...] = ()
+    discrepancy: tuple[tuple[float, float], tuple[float, float]] | None = None
+    leakage: tuple[float, float, float, float] | None = None
+    points: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """How many synthetic examples came through; `dropped` is filter name -> count.
 
@@ -104,6 +134,7 @@ class Augmentation:
     audit: str = ""
     failures: Mapping[str, int] = field(default_factory=dict)
     rounds: tuple[WritingRound, ...] = ()
+    selection: SelectionPart | None = None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def command(person, tmp_path, monkeypatch):
         changes = {
             "augment.model": "m", "augment.teacher": server.url, "augment.examples": "2",
             "augment.shots": "7", "augment.examples_per_request": "1",
-            "augment.concurrency": "1", "augment.retries": "0",
+            "augment.concurrency": "1", "augment.retries": "0", "augment.select.enabled": "false",
         }  # fmt: skip
         flags = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
         base = ["augment", "--profile", "bo.jsonl", "--task", "rewrite", "--model", str(model)]

@@ -433,7 +433,10 @@ def test_app_developers_snippets_run(tiny_base):
 @pytest.mark.slow
 def test_notebook_snippets_run(tiny_base):
     out = '"out": "runs/maud"'
-    little = '"augment": {"max_requests": 1}, "finetune": {"epochs": 1}, "bench": {"repeats": 1, "settle": 0}'
+    little = (
+        '"augment": {"max_requests": 1, "select": {"embedding": "base"}}, "finetune": {"epochs": 1}, '
+        '"bench": {"repeats": 1, "settle": 0}'
+    )
     assert out in text_of(DOCS / "python.md")
     space = run_python_of(DOCS / "python.md", instead=(out, f"{out}, {little}"))
     assert space["outcome"].report.is_file()

@@ -137,7 +137,13 @@ def test_synthetic_examples_take_part_and_are_counted(model: Path, profile: Path
         model,
         profile,
         tmp_path / "run",
-        augment={"enabled": True, "examples": 2, "max_requests": 2, "examples_per_request": 2},
+        augment={
+            "enabled": True,
+            "examples": 2,
+            "max_requests": 2,
+            "examples_per_request": 2,
+            "select": {"embedding": "base"},
+        },
     )
     try:
         result = run(recipe)

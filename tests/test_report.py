@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -157,9 +158,18 @@ def test_the_augmentation_is_told_with_teachers_refusals_and_what_left_the_machi
         "1: history",
         "1: synthetic",
         figures.percent(0.4),
+        "small-encoder==1.0",
+        "0.0132 (p = 0.008) of 211 candidates, 0.0055 (p = 0.152) of the 198 kept",
+        "0.71 at most, 0.49 in the middle",
+        "semantic duplicate",
+        "does not act",
+        "8 history examples, and 19 are needed",
     ):
         assert said in text, said
+    points = [mark["class"] for mark in page().all("circle") if mark["class"].startswith("cloud")]
+    assert Counter(points) == {"cloud own": 3, "cloud out": 2, "cloud kept": 2}  # with the legend's
     plain = page(augmentation=Augmentation(4, 4, {}, 4)).text
+    assert "Filters by models" not in plain
     assert "Teachers" not in plain
     assert "What was dropped" not in plain
 

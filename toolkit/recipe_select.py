@@ -38,7 +38,7 @@ class SelectRecipe(Settings):
         at_most=1,
     )
     agreement: float = setting(
-        0.05,
+        0.1,
         "Labels: share of the person's own examples whose label is as surprising, at or below which a "
         "synthetic one is refused; 0 refuses none.",
         at_least=0,

@@ -13,6 +13,8 @@ from benchmarks.report import (
     Query,
     Refused,
     Report,
+    SelectionPart,
+    SelectionStep,
     TaskFacts,
     TeacherPart,
     Verification,
@@ -21,6 +23,7 @@ from benchmarks.report import (
 from exporters.bundle import Manifest, Provenance, read_manifest
 from toolkit import __version__
 from toolkit.augment.distribution import distribution
+from toolkit.augment.selection import Selection
 from toolkit.finetune import REAL
 from toolkit.models import BaseModel
 from toolkit.profiles import Profile
@@ -128,6 +131,25 @@ def augmentation_part(made: "Written", profile: Profile, task: Task) -> Augmenta
         audit=made.audit or "",
         failures=dict(made.failures),
         rounds=tuple(WritingRound(each.about, each.asked, each.answered, each.kept) for each in made.rounds),
+        selection=_selection(made.selection),
+    )
+
+
+def _selection(chosen: Selection | None) -> SelectionPart | None:
+    if chosen is None:
+        return None
+    before, after, leak = chosen.before, chosen.after, chosen.leakage
+    return SelectionPart(
+        embedding=chosen.embedding,
+        candidates=chosen.candidates,
+        kept=chosen.kept,
+        steps=tuple(
+            SelectionStep(step.filter, step.judged, step.refused, step.acts, step.note)
+            for step in chosen.steps
+        ),
+        discrepancy=((before.mmd2, before.p), (after.mmd2, after.p)) if before and after else None,
+        leakage=(leak.highest, leak.median, leak.history_highest, leak.history_median) if leak else None,
+        points=chosen.points,
     )
 
 

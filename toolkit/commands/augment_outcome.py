@@ -38,6 +38,7 @@ def show_augmentation(made: "Augmentation", out: Path, as_json: bool) -> int:
     if len(made.rounds) > 1:
         click.echo()
         print_table(_rounds(made), header=("round", "about", "asked", "answered", "kept"))
+    _print_selection(made)
     click.echo(f"Written to {short_path(out)}")
     print_paragraph(f"Teacher: {made.teacher}")
     if made.audit:
@@ -71,6 +72,21 @@ def _rounds(made: "Augmentation") -> list[tuple[str, ...]]:
     return rows
 
 
+def _print_selection(made: "Augmentation") -> None:
+    """How close the choice is to the history, and which filters by models could not judge."""
+    chosen = made.selection
+    if chosen is None:
+        return
+    if chosen.before and chosen.after:
+        click.echo(
+            f"Distance to the history (MMD squared): {chosen.before.mmd2:.4f} written, "
+            f"{chosen.after.mmd2:.4f} kept"
+        )
+    for step in chosen.steps:
+        if not step.acts:
+            print_paragraph(f"{step.filter.replace('_', ' ')} does not act: {step.note}")
+
+
 def _account(made: "Augmentation") -> dict[str, Any]:
     return {
         "teacher": made.teacher,
@@ -82,6 +98,7 @@ def _account(made: "Augmentation") -> dict[str, Any]:
         "failures": dict(made.failures),
         "hidden": dict(made.hidden),
         "audit": made.audit,
+        "selection": asdict(made.selection) if made.selection else None,
         "stopped": made.stopped,
         "notes": list(made.notes),
     }
