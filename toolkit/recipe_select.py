@@ -19,7 +19,7 @@ class SelectRecipe(Settings):
     enabled: bool = setting(True, "Whether models judge; if not, only the filters of text do.")
     candidates: float = setting(
         1.5,
-        "Candidates that teachers write for each example that is to be kept (`augment.examples`), to choose "
+        "Candidates that teachers write for each example that is to be kept (`augment.ratio`), to choose "
         "from. 1 writes no more than is kept.",
         at_least=1,
         at_most=10,
