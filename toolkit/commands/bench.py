@@ -109,10 +109,18 @@ def command(
         kept.keep(result)
         return result
 
-    _core_list(cores)  # wrong ones are refused before anything is sent
-    setting = (threads, adapter, prompt_tokens, decode_tokens, repeats, warmup)
+    setting = (
+        threads,
+        adapter,
+        prompt_tokens,
+        decode_tokens,
+        repeats,
+        warmup,
+        _core_list(cores),
+        sustained > 0,
+    )
     if count_instructions:
-        setting = (1, adapter, prompt_tokens, decode_tokens, PASSES, 1)
+        setting = (1, adapter, prompt_tokens, decode_tokens, PASSES, 1, None, False)
     done = {device.name: kept.earlier(device.name, bundle, setting) for device in opened}
     to_do = [device for device in opened if done[device.name] is None]
     measured = {lane.device: lane for lane in measure_in_lanes(to_do, measure)}
@@ -198,8 +206,11 @@ class _Kept:
 
         def same(result: "Result") -> bool:
             was = result.setting
+            # Which cores are the fast ones the device has decided.
+            cores = setting[6] if setting[6] == "fast" and was.cores else tuple(was.cores or ()) or None
             asked = (
-                was.threads, was.adapter, was.prompt_tokens, was.decode_tokens, was.repeats, was.warmup
+                was.threads, was.adapter, was.prompt_tokens, was.decode_tokens, was.repeats, was.warmup, cores,
+                "sustained_rate" in result.statistics,
             )  # fmt: skip
             return asked == setting and result.environment.bundle.manifest_sha256 == digest
 
