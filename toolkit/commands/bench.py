@@ -209,8 +209,8 @@ class _Kept:
             # Which cores are the fast ones the device has decided.
             cores = setting[6] if setting[6] == "fast" and was.cores else tuple(was.cores or ()) or None
             asked = (
-                was.threads, was.adapter, was.prompt_tokens, was.decode_tokens, was.repeats, was.warmup, cores,
-                "sustained_rate" in result.statistics,
+                was.threads, was.adapter, was.prompt_tokens, was.decode_tokens, was.repeats, was.warmup,
+                cores, "sustained_rate" in result.statistics,
             )  # fmt: skip
             return asked == setting and result.environment.bundle.manifest_sha256 == digest
 
