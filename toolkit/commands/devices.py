@@ -67,12 +67,10 @@ def _rows(facts: "Facts") -> Iterator[tuple[str, str]]:
     yield "board", facts.board or ""
     yield "SoC", facts.soc or ""
     yield "cores", _cores(facts) or ""
-    free = f", {megabytes(facts.free_bytes)} of storage free" if facts.free_bytes is not None else ""
-    yield (
-        "memory",
-        f"{megabytes(facts.memory_bytes)}{free}" if facts.memory_bytes else free.removeprefix(", "),
-    )
-    yield "system", ", ".join(filter(None, (facts.os, facts.kernel, facts.machine)))
+    yield "memory", _gigabytes(facts.memory_bytes)
+    yield "free storage", _gigabytes(facts.free_bytes)
+    yield "system", facts.os or ""
+    yield "kernel", f"{facts.kernel}, {facts.machine}"
     heat = None if facts.temperature is None else f"{facts.temperature:.0f} °C"
     governor = f"governor {', '.join(facts.governors)}" if facts.governors else None
     yield "now", ", ".join(filter(None, (heat, governor)))
