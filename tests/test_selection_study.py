@@ -42,7 +42,7 @@ def test_the_study_counts_by_kind_and_goes_on(tmp_path: Path, monkeypatch: pytes
     people: list[dict[str, Any]] = json.loads(done.output)["people"]
     assert {row["user"] for row in people} == {"bo", "amara"}
     for row in people:
-        assert set(row["losses"]) == {"real", "all", "chosen"}
+        assert set(row["losses"]) == {"real", "random", "chosen"}
         refused = sum(count for by_filter in row["refused"].values() for count in by_filter.values())
         assert refused + sum(row["kept"].values()) == 24
         assert sum(row["kept"].values()) == len(row["kept_ids"]) <= 8
