@@ -59,7 +59,7 @@ def ask(address: str, **body: object) -> tuple[int, dict]:
     data = json.dumps({"messages": [{"role": "user", "content": "Say it."}], **body}).encode()
     request = urllib.request.Request(f"{address}/chat/completions", data)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=600) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -111,7 +111,7 @@ def setting_of(model: Path, **more: object) -> Setting:
 
 def test_every_arm_is_asked_and_adapters_change_the_answers(model: Path, tmp_path: Path) -> None:
     setting = setting_of(model, unselected=False, retrieved=2, history=8)
-    recipe = setting.recipe("http://127.0.0.1:1/v1")
+    recipe = setting.recipe()
     recipe = replace(recipe, finetune=replace(recipe.finetune, learning_rate=0.02, guard=False))
     person = setting.limited(Person(PROFILE, TASK))
     base = resolve_model(str(model))
@@ -150,7 +150,7 @@ def test_unselected_examples_are_whatever_can_be_trained_on(model: Path, tmp_pat
     folder.mkdir(parents=True)
     answer = json.dumps({"text": json.dumps({"examples": found})})
     (folder / "teacher-answers.jsonl").write_text(answer + "\n")
-    recipe = setting_of(model, examples=3).recipe("http://127.0.0.1:1/v1").augment
+    recipe = setting_of(model, examples=3).recipe().augment
     chosen = unselected_examples(profile, task, recipe, tmp_path)
     assert [each.input for each in chosen] == ["junk", "Ada Lovelace again", "other"]
     assert {each.output for each in chosen} == {"3"}

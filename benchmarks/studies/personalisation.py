@@ -26,6 +26,7 @@ from benchmarks.studies.personalisation_arms import (
     BASE,
     UNSELECTED,
     Setting,
+    is_written,
     study_person,
     synthetic_examples,
     with_unselected,
@@ -50,7 +51,6 @@ from toolkit.files import write_atomic
 from toolkit.fleet.plan import key_of
 from toolkit.models import DEFAULT_SOURCE, BaseModel, resolve_model
 from toolkit.progress import Progress
-from toolkit.recipe import Recipe
 
 _COUNT = click.IntRange(min=1)
 _RECORD = "study.json"
@@ -78,22 +78,16 @@ def personalisation_study(
     missing = [each for each in limited if wanted not in (_read(out, each) or {"arms": ()})["arms"]]
     with progress.step("Studying", total=len(limited), unit="people") as advance:
         advance(len(limited) - len(missing))
-        if missing:
-            with teacher_server(
-                setting.teacher, dtype=setting.teacher_dtype, top_p=setting.teacher_top_p
-            ) as address:
-                recipe = setting.recipe(address)
-                for start in range(0, len(missing), together):
-                    _group(base, missing[start : start + together], setting, recipe, out, advance)
+        for start in range(0, len(missing), together):
+            _group(base, missing[start : start + together], setting, out, advance)
     return [found for each in limited if (found := _read(out, each))]
 
 
-def _group(
-    base: BaseModel, people: Sequence[Person], setting: Setting, recipe: Recipe, out: Path, advance: Any
-) -> None:
-    with ThreadPoolExecutor(len(people)) as pool:
-        made = list(pool.map(lambda person: synthetic_examples(person, recipe, base, out), people))
-    for person, examples in zip(people, made, strict=True):
+def _group(base: BaseModel, people: Sequence[Person], setting: Setting, out: Path, advance: Any) -> None:
+    _ask_teacher([each for each in people if not is_written(each, out)], base, setting, out)
+    recipe = setting.recipe()
+    for person in people:
+        examples = synthetic_examples(person, recipe, base, out)
         found = _read(out, person) or study_person(base, person, examples, setting, recipe, out)
         if setting.unselected:
             found = with_unselected(base, person, found, recipe, out)
@@ -101,19 +95,27 @@ def _group(
         advance(1)
 
 
+def _ask_teacher(people: Sequence[Person], base: BaseModel, setting: Setting, out: Path) -> None:
+    """Have synthetic examples written for `people`; the teacher takes memory for as long as that only."""
+    if not people:
+        return
+    with (
+        teacher_server(setting.teacher, dtype=setting.teacher_dtype, top_p=setting.teacher_top_p) as address,
+        ThreadPoolExecutor(len(people)) as pool,
+    ):
+        recipe = setting.recipe(address)
+        list(pool.map(lambda person: synthetic_examples(person, recipe, base, out), people))
+
+
 def report(
     rows: Sequence[dict[str, Any]], person: Person, setting: Setting, about: dict[str, str], out: Path
 ) -> dict[str, Any]:
     """The study as a JSON object, after writing it, its Markdown and its plot into `out`."""
-    study = {
-        "about": about,
-        "setting": asdict(setting),
-        "summary": summary(rows, person.task),
-        "people": list(rows),
-    }
+    found = summary(rows, person.task)
+    study = {"about": about, "setting": asdict(setting), "summary": found, "people": list(rows)}
     write_atomic(out / "personalisation.json", json.dumps(study, indent=1, ensure_ascii=False) + "\n")
     write_atomic(out / "personalisation.md", markdown(study))
-    plot = drawing(study["summary"], person.task.primary_metric, Path(setting.people or setting.task).stem)
+    plot = drawing(found, person.task.primary_metric, Path(setting.people or setting.task).stem)
     write_atomic(out / "personalisation.svg", plot)
     return study
 

@@ -57,8 +57,11 @@ class Setting:
     teacher_top_p: float = 0.7
     seed: int = 0
 
-    def recipe(self, address: str) -> Recipe:
-        """The recipe of everybody's run: the defaults, but for the limits of this study."""
+    def recipe(self, address: str = "http://127.0.0.1/v1") -> Recipe:
+        """The recipe of everybody's run: the defaults, but for the limits of this study.
+
+        Once the teacher, which is at `address`, has been asked, that is not looked at any more.
+        """
         return recipe_from_dict(
             {
                 "task": self.task,
@@ -93,10 +96,15 @@ class Setting:
         return replace(person, profile=profile)
 
 
+def is_written(person: Person, out: Path) -> bool:
+    """Whether the teacher has been asked for a person."""
+    return (_synthetic(person, out) / REPORT_FILE).exists()
+
+
 def synthetic_examples(person: Person, recipe: Recipe, base: BaseModel, out: Path) -> Augmentation:
     """What the teacher wrote for a person, asked as the product does; from `out` if it is there already."""
-    folder = out / "synthetic" / key_of(person.profile.user_id)
-    if (folder / REPORT_FILE).exists():
+    folder = _synthetic(person, out)
+    if is_written(person, out):
         return read_augmentation(folder)
     shutil.rmtree(folder, ignore_errors=True)  # of a study that was killed
     folder.mkdir(parents=True)
@@ -217,6 +225,10 @@ def _answers(
         if name != UNSELECTED:
             found[f"{name}, {RETRIEVAL}"] = ask(model, informed)
     return found
+
+
+def _synthetic(person: Person, out: Path) -> Path:
+    return out / "synthetic" / key_of(person.profile.user_id)
 
 
 def _account(made: Augmentation) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def _synthetic(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for account in accounts:
         for name, count in account["dropped"].items():
             dropped[name] = dropped.get(name, 0) + count
+    # `unselected` is in the rows to which that arm was added.
     counts = ("kept", "answered", "requests", "prompt_tokens", "completion_tokens", "unselected")
     return {
         **{name: sum(account.get(name, 0) for account in accounts) for name in counts},
@@ -94,7 +95,7 @@ def terminal_rows(found: dict[str, Any], metric: str) -> list[tuple[str, ...]]:
     They fit 80 columns.
     """
     one = found["metrics"][metric]
-    rows = [("arm", figures.metric_name(metric), "95 %", "against base", "95 %")]
+    rows: list[tuple[str, ...]] = [("arm", figures.metric_name(metric), "95 %", "against base", "95 %")]
     for arm, value in one["arms"].items():
         against = one["against_base"].get(arm)
         rows.append(
