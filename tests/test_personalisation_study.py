@@ -150,7 +150,7 @@ def test_unselected_examples_are_whatever_can_be_trained_on(model: Path, tmp_pat
     folder.mkdir(parents=True)
     answer = json.dumps({"text": json.dumps({"examples": found})})
     (folder / "teacher-answers.jsonl").write_text(answer + "\n")
-    recipe = setting_of(model, examples=3).recipe().augment
+    recipe = setting_of(model, examples=3).recipe()
     chosen = unselected_examples(profile, task, recipe, tmp_path)
     assert [each.input for each in chosen] == ["junk", "Ada Lovelace again", "other"]
     assert {each.output for each in chosen} == {"3"}
@@ -163,7 +163,7 @@ def test_a_study_goes_on_and_refuses_another(model: Path, tmp_path: Path, monkey
     out = tmp_path / "out"
     line = (
         f"--out {out} --people {people} --task rewrite --model {model} --teacher {model} --epochs 1 "
-        "--requests 2 --examples 2 --retrieved 1"
+        "--requests 2 --examples 2 --retrieved 1 --set augment.select.embedding=base"
     )
     done = CliRunner().invoke(command, line.split())
     assert done.exit_code == 0, done.output
@@ -187,10 +187,9 @@ def test_a_study_goes_on_and_refuses_another(model: Path, tmp_path: Path, monkey
     assert more["arms"].pop(UNSELECTED)["answers"]
     assert more["arms"] == row["arms"]
     base = resolve_model(str(model))
+    setting = Setting(**study["setting"] | {"changes": tuple(study["setting"]["changes"])})
     with pytest.raises(EdgePLMError, match="another epochs"):
-        personalisation_study(
-            base, [Person(PROFILE, TASK)], replace(Setting(**study["setting"]), epochs=2), out, SILENT
-        )
+        personalisation_study(base, [Person(PROFILE, TASK)], replace(setting, epochs=2), out, SILENT)
 
 
 def row_of(user: str, **mae: float) -> dict:

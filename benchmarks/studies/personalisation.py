@@ -144,6 +144,8 @@ def report(
 @click.option("--teacher-dtype", type=click.Choice(["float32", "bfloat16"]), default="float32",
               show_default=True, help="What the teacher computes in.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE",
+              help="Change another field of the recipe. Repeatable.")  # fmt: skip
 @click.option("--so-far", is_flag=True, help="Only report the people who are done, and study nobody.")
 @json_option
 def command(out: Path, people: Path | None, model: str, so_far: bool, as_json: bool, **options: Any) -> None:
@@ -191,7 +193,7 @@ def _read(out: Path, person: Person) -> dict[str, Any] | None:
 def _claim(out: Path, setting: Setting, base: BaseModel) -> None:
     """Note in `out` whose study it is, and of which code; EdgePLMError if it holds another one."""
     mine = {name: value for name, value in asdict(setting).items() if name not in _MAY_CHANGE}
-    mine["model_sha256"] = base.sha256
+    mine |= {"model_sha256": base.sha256, "changes": list(setting.changes)}
     path = out / _RECORD
     if not path.exists():
         record = {"setting": mine, "about": _facts()}

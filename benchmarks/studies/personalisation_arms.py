@@ -15,12 +15,14 @@ from toolkit.augment.filters import held_out_texts, normalised
 from toolkit.augment.plan import open_placeholders
 from toolkit.augment.reading import Fields, read_json_examples
 from toolkit.augment.result import REPORT_FILE
+from toolkit.augment.run import shown_to_teachers
+from toolkit.commands.common import parse_changes
 from toolkit.finetune import REAL, SYNTHETIC, Finetuning, adapter_folder, finetune, open_chat
 from toolkit.fleet.plan import key_of
 from toolkit.models import BaseModel, load_model
 from toolkit.profiles import Example, Profile
 from toolkit.quality import answer_limit, prompt_limit, query_prompts, scored
-from toolkit.recipe import AugmentRecipe, Recipe, recipe_from_dict
+from toolkit.recipe import Recipe, recipe_from_dict, replace_fields
 from toolkit.tasks import Task
 
 BASE, RETRIEVAL, UNSELECTED = "base", "retrieval", "real+unselected"
@@ -35,7 +37,8 @@ class Setting:
     """Who takes part and what is done, all of it fixed before anything is asked.
 
     Of each person the latest `history` examples and the first `queries` held-out queries take part, their
-    inputs cut to `longest` characters. `requests` bounds what a person's teacher is asked.
+    inputs cut to `longest` characters. `requests` bounds what a person's teacher is asked. `changes` are
+    other fields of the recipe, as FIELD=VALUE.
     """
 
     people: str | None
@@ -56,13 +59,14 @@ class Setting:
     teacher_dtype: str = "float32"
     teacher_top_p: float = 0.7
     seed: int = 0
+    changes: tuple[str, ...] = ()
 
     def recipe(self, address: str = "http://127.0.0.1/v1") -> Recipe:
         """The recipe of everybody's run: the defaults, but for the limits of this study.
 
         Once the teacher, which is at `address`, has been asked, that is not looked at any more.
         """
-        return recipe_from_dict(
+        limits = recipe_from_dict(
             {
                 "task": self.task,
                 "profile": self.people or ".",
@@ -80,6 +84,7 @@ class Setting:
             },
             "the study's setting",
         )
+        return replace_fields(limits, parse_changes(self.changes))
 
     def limited(self, person: Person) -> Person:
         """The person with as much history, as many queries and as long texts as take part."""
@@ -116,15 +121,17 @@ def synthetic_examples(person: Person, recipe: Recipe, base: BaseModel, out: Pat
     return made
 
 
-def unselected_examples(profile: Profile, task: Task, recipe: AugmentRecipe, out: Path) -> list[Example]:
-    """The first `recipe.examples` that the same answers hold, whatever the filters say of them.
+def unselected_examples(profile: Profile, task: Task, recipe: Recipe, out: Path) -> list[Example]:
+    """As many as are wanted, the first that the same answers hold, whatever the filters say of them.
 
     Only what cannot be trained on (no text, no label of the task) or must not be (a held-out text, word for
     word) is left out.
     """
-    hidden = open_placeholders(profile, task, recipe)
+    shown = shown_to_teachers(profile, recipe)
+    wanted = recipe.augment.wanted(len(shown.history))
+    hidden = open_placeholders(shown, task, recipe.augment)
     restore: Callable[[str], str] = hidden.restore if hidden else str
-    held_out = set(held_out_texts(profile.queries, task))
+    held_out = set(held_out_texts(shown.queries, task))
     labelled = bool(task.history_has_answers and task.labels)
     found: list[Example] = []
     with open(out / "synthetic" / key_of(profile.user_id) / _ANSWERS, encoding="utf-8") as lines:
@@ -133,7 +140,7 @@ def unselected_examples(profile: Profile, task: Task, recipe: AugmentRecipe, out
                 text, output = restore(each.input), restore(each.output)
                 read = task.parse(output) if labelled else output
                 leaks = normalised(text) in held_out or (not labelled and normalised(output) in held_out)
-                if each.problem is None and text and read and not leaks and len(found) < recipe.examples:
+                if each.problem is None and text and read and not leaks and len(found) < wanted:
                     found.append(Example(f"unselected-{len(found)}", text, read))
     return found
 
@@ -180,7 +187,7 @@ def with_unselected(
     Where the answers held none, it is the real-only arm.
     """
     task, profile = person.task, person.profile
-    raw = unselected_examples(profile, task, recipe.augment, out)
+    raw = unselected_examples(profile, task, recipe, out)
     given = row["arms"][REAL]["answers"]
     if raw:
         alone = replace(recipe.finetune, choose=SYNTHETIC)
