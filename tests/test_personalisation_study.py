@@ -205,17 +205,25 @@ def row_of(user: str, **mae: float) -> dict:
 
 def test_differences_are_paired_and_the_verdict_knows_the_direction() -> None:
     task = load_task("lamp-3")
+    shifts = {"a": 0.1, "b": -0.1} | dict.fromkeys("cdefghij", 0.0)
     rows = [
-        row_of(user, base=level, real=level - 0.5, both=level - 0.5 + shift, raw=level + 0.5, median=1.0)
-        for user, level, shift in (("a", 1.0, 0.1), ("b", 2.0, -0.1), ("c", 3.0, 0.0))
+        row_of(
+            user,
+            base=level,
+            real=level - 0.5,
+            both=level - 0.5 + shift,
+            raw=level + 0.5,
+            median=level + shift,
+        )
+        for level, (user, shift) in enumerate(shifts.items(), 1)
     ]
     found = summary(rows, task)
     mae = found["metrics"]["mae"]
-    assert mae["arms"][BASE]["estimate"] == pytest.approx(2.0)
+    assert mae["arms"][BASE]["estimate"] == pytest.approx(5.5)
     against = mae["against_base"][REAL]
     # People differ by far more than the arms do; pairs do not.
     assert (against["estimate"], against["low"], against["high"]) == pytest.approx((-0.5, -0.5, -0.5))
-    assert (against["better"], against["same"], against["worse"]) == (3, 0, 0)
+    assert (against["better"], against["same"], against["worse"]) == (10, 0, 0)
     said = {(row["arm"], row["other"]): row for row in mae["comparisons"]}
     assert (said[SYNTHETIC, REAL]["better"], said[SYNTHETIC, REAL]["worse"]) == (1, 1)
     assert (SYNTHETIC, RETRIEVAL) not in said
@@ -223,12 +231,15 @@ def test_differences_are_paired_and_the_verdict_knows_the_direction() -> None:
     assert "MAE, real against base: better, −0.500" in text
     assert "MAE, real+synthetic against real: not told apart" in text
     assert "MAE, real+synthetic against real+unselected: better" in text
-    assert found["synthetic"]["dropped"] == {"format": 18} and found["synthetic"]["withheld"] == 1
+    assert "MAE, real against base: too few people" in "\n".join(notes(summary(rows[:9], task)))
+    assert found["synthetic"]["dropped"] == {"format": 60} and found["synthetic"]["withheld"] == 1
     header, *cells = terminal_rows(found, "mae")
     assert header[1] == "MAE"
+    columns = zip(header, *cells, ("real+synthetic, retrieval", *[""] * 4), strict=True)
+    assert sum(max(map(len, column)) for column in columns) + 2 * 4 <= 80
     assert [row[0] for row in cells] == [MEDIAN, BASE, REAL, SYNTHETIC, UNSELECTED]
     study = {"about": {"begun": "today"}, "setting": {"task": "lamp-3"}, "summary": found}
-    assert "| real | base | −0.500 [−0.500, −0.500] | 3 / 0 / 0 | better |" in markdown(study)
+    assert "| real | base | −0.500 [−0.500, −0.500] | 10 / 0 / 0 | better |" in markdown(study)
     plot = drawing(found, "mae", "critics")
     assert plot.count("<circle") == 9 and 'class="unsure"' in plot
 

@@ -51,6 +51,7 @@ from toolkit.files import write_atomic
 from toolkit.fleet.plan import key_of
 from toolkit.models import DEFAULT_SOURCE, BaseModel, resolve_model
 from toolkit.progress import Progress
+from toolkit.recipe import is_endpoint
 
 _COUNT = click.IntRange(min=1)
 _RECORD = "study.json"
@@ -96,8 +97,11 @@ def _group(base: BaseModel, people: Sequence[Person], setting: Setting, out: Pat
 
 
 def _ask_teacher(people: Sequence[Person], base: BaseModel, setting: Setting, out: Path) -> None:
-    """Have synthetic examples written for `people`; the teacher takes memory for as long as that only."""
-    if not people:
+    """Have synthetic examples written for `people`; the teacher takes memory for as long as that only.
+
+    A teacher without an address (--set augment.teacher=local) needs no server, and is asked later.
+    """
+    if not people or not is_endpoint(setting.recipe().augment.teacher):
         return
     with (
         teacher_server(setting.teacher, dtype=setting.teacher_dtype, top_p=setting.teacher_top_p) as address,
@@ -155,6 +159,8 @@ def command(out: Path, people: Path | None, model: str, so_far: bool, as_json: b
     interface. Writes personalisation.json, .md and .svg into the folder.
     """
     setting = Setting(people=str(people) if people else None, model=model, **options)
+    if setting.unselected and not is_endpoint(setting.recipe().augment.teacher):
+        raise EdgePLMError("needs a teacher that answers in JSON", where="--unselected", mend="Leave it out")
     everybody = read_people(people, setting.task, setting.users, setting.least)
     if so_far:
         done = sorted((out / "people").glob("*.json"))

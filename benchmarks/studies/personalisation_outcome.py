@@ -31,6 +31,8 @@ COMPARISONS = (
     (SHIPPED, BASE),
 )
 
+_FEWEST = 10  # people; the bootstrap of fewer knows too little of their spread
+
 
 def summary(rows: Sequence[dict[str, Any]], task: Task) -> dict[str, Any]:
     """Everything derived from the people's rows; a metric is computed for each person, then averaged."""
@@ -95,7 +97,7 @@ def terminal_rows(found: dict[str, Any], metric: str) -> list[tuple[str, ...]]:
     They fit 80 columns.
     """
     one = found["metrics"][metric]
-    rows: list[tuple[str, ...]] = [("arm", figures.metric_name(metric), "95 %", "against base", "95 %")]
+    rows: list[tuple[str, ...]] = [("arm", figures.metric_name(metric), "95 %", "to base", "95 %")]
     for arm, value in one["arms"].items():
         against = one["against_base"].get(arm)
         rows.append(
@@ -167,6 +169,8 @@ def markdown(study: dict[str, Any]) -> str:
 
 
 def _verdict(row: dict[str, Any], one: dict[str, Any]) -> str:
+    if row["better"] + row["same"] + row["worse"] < _FEWEST:
+        return "too few people"
     if not Interval(row["estimate"], row["low"], row["high"]).excludes_zero:
         return "not told apart"
     return "better" if (row["estimate"] > 0) == one["higher_is_better"] else "worse"
@@ -174,7 +178,8 @@ def _verdict(row: dict[str, Any], one: dict[str, Any]) -> str:
 
 def _said(row: dict[str, Any], one: dict[str, Any]) -> str:
     difference = f"{figures.number(row['estimate'], signed=True)} {_range(row, signed=True)}"
-    return f"{_verdict(row, one)}, {difference}; {row['better']} people better, {row['worse']} worse"
+    counts = f"people: {row['better']} better, {row['same']} same, {row['worse']} worse"
+    return f"{_verdict(row, one)}, {difference}; {counts}"
 
 
 def _range(value: dict[str, Any], *, signed: bool = False) -> str:
