@@ -72,10 +72,11 @@ def test_the_ratio_says_how_many_are_kept_and_how_many_of_them_are_trained_on(se
     assert (json.loads(out)["wanted"], json.loads(out)["kept"]) == (5, 5)
     finetune = ["--synthetic", "more", "--json", "--set", "finetune.guard=false"]
     for ratio, trained, note in (("0.5", 9, True), ("4", 11, False)):
-        status, out, err = edgeplm("finetune", server, *finetune, "--out", f"a{ratio}", augment__ratio=ratio)
+        status, out, _ = edgeplm("finetune", server, *finetune, "--out", f"a{ratio}", augment__ratio=ratio)
         assert status == 0
         assert [adapter["examples"] for adapter in json.loads(out)["adapters"]] == [6, trained]
-        assert ("the first 3 of the 5 synthetic examples are used" in " ".join(err.split())) == note
+        notes = " ".join(json.loads(out)["notes"])
+        assert ("the first 3 of the 5 synthetic examples are used" in notes) == note
     # Without augmentation in the recipe the dataset is what it is.
     _, out, _ = edgeplm("finetune", server, *finetune, "--out", "all", augment__enabled="false")
     assert json.loads(out)["adapters"][1]["examples"] == 11

@@ -103,7 +103,7 @@ def test_a_dry_run_prints_the_bytes_and_sends_nothing(serve, command, tmp_path, 
     assert "Nothing was sent" in shown.stderr
     command(server, "--out", "data")
     assert server.raw == bodies[: len(server.raw)]
-    assert len(bodies) == 3  # candidates for the two that are wanted
+    assert len(bodies) == 2  # one for each example that is wanted
 
 
 def test_a_dry_run_of_a_local_teacher_has_nothing_to_show(command, person, tmp_path):

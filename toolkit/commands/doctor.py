@@ -13,6 +13,7 @@ NEEDED = (
     "torch", "transformers", "peft", "optimum", "safetensors", "gguf", "numpy", "onnx", "onnx-ir",
     "onnxscript", "onnxruntime", "onnxruntime-genai", "executorch", "torchao", "pytorch-tokenizers",
     "openai", "bm25s", "rapidfuzz", "rouge-score", "click", "pyyaml", "rich", "jinja2", "platformdirs",
+    "packaging",
 )  # fmt: skip
 OPTIONAL = {"datasets": "profiles kept as Hugging Face datasets folders: pip install 'edgeplm[datasets]'"}
 

@@ -48,7 +48,7 @@ def command(
     from toolkit.augment import read_augmentation
     from toolkit.augment.filters import refuse_leaks
     from toolkit.files import refuse_to_overwrite
-    from toolkit.finetune import adapter_folder, finetune
+    from toolkit.finetune import adapter_folder, finetune, split_history
     from toolkit.profiles import read_profile
     from toolkit.tasks import load_task
 
@@ -61,6 +61,10 @@ def command(
     profile = read_profile(recipe.profile_path, task, recipe.user)
     made = read_augmentation(synthetic).kept if synthetic else ()
     refuse_leaks(made, profile.queries, task)  # it may have been made for another profile, or by hand
+    training, _ = split_history(profile.history, recipe.finetune.validation, recipe.seed)
+    written = len(made)
+    if recipe.augment.enabled:
+        made = made[: recipe.augment.wanted(len(training))]
     base = _base(recipe, progress)
     report = finetune(
         base,
@@ -79,6 +83,11 @@ def command(
         "withheld": report.withheld,
         "notes": report.notes(),
     }
+    if len(made) < written:
+        found["notes"].append(
+            f"the first {len(made)} of the {written} synthetic examples are used, as augment.ratio and "
+            "augment.examples say."
+        )
     return _show(found, as_json)
 
 
