@@ -1,10 +1,10 @@
-"""What an artifact answers to neutral prompts: kept in the manifest, for other devices to repeat."""
+"""What an artifact answers to neutral prompts: kept in the manifest, for other devices to repeat
+(`runtimes.golden`)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from exporters.bundle import GoldenCheck, Manifest
+from exporters.bundle import GoldenCheck
 from toolkit.chat import ChatFormat
 
 GOLDEN_PROMPTS = (
@@ -51,23 +51,3 @@ def golden_checks(engine: EngineLike, chat: ChatFormat) -> list[GoldenCheck]:
             )
         )
     return checks
-
-
-def repeat_golden(engine: EngineLike, manifest: Manifest, tolerance: float = 0.5) -> list[str]:
-    """Answer the golden prompts again; returns what differs by more than rounding (nothing: all agree).
-
-    `tolerance` is in logits: kernels of another processor round activations differently, a wrong or
-    damaged model is off by whole units.
-    """
-    problems = []
-    for index, check in enumerate(manifest.golden):
-        logits = engine.prefill(check.prompt)
-        off = [
-            abs(float(logits[token]) - value)
-            for token, value in zip(check.top_tokens, check.top_logits, strict=True)
-        ]
-        if any(math.isnan(difference) for difference in off):
-            problems.append(f"golden prompt {index + 1}: logits are not numbers")
-        elif max(off) > tolerance:
-            problems.append(f"golden prompt {index + 1}: logits are off by {max(off):.2f}")
-    return problems

@@ -28,7 +28,7 @@ from runtimes.pagecache import evict
 from runtimes.plan import Plan, plan_from_dict
 from runtimes.power import find_source
 from runtimes.preflight import refuse
-from runtimes.quality import answers, scores
+from runtimes.quality import answers, golden, scores
 from runtimes.sensors import memory, sensors
 from runtimes.settle import settle
 from runtimes.sustained import sustain
@@ -116,6 +116,7 @@ def execute(plan: Plan, samples: Samples, open_engine: OpenEngine, root: Path = 
                 work_energy(fitting, engine, ids, source, emit)
         answers(plan, engine, samples)
         scores(plan, engine, samples)
+        golden(plan, engine, samples)
         emit("memory", when="after run", **memory(root))
     if plan.repeats or plan.sustained_minutes:
         samples.begin("load again")

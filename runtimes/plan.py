@@ -22,6 +22,7 @@ class Plan:
     `cores` binds the process to cores: their numbers, or "fast" for all but the slowest cluster. Where power
     can be read, each window that meters it lasts `energy_seconds` (0: none). `sustained_minutes` above 0 adds
     a decode without a pause, for so long at most. `score_ids` are texts whose likelihood is computed.
+    With `golden` the prompts of the bundle's manifest are asked again (`runtimes.golden`).
     With `count_instructions` the run counts what prefill and decode take, in one thread, and nothing else.
     """
 
@@ -42,6 +43,7 @@ class Plan:
     sustained_minutes: float = 0.0
     score_ids: tuple[tuple[int, ...], ...] = ()
     count_instructions: bool = False
+    golden: bool = False
 
     def __post_init__(self) -> None:
         found = [
@@ -49,7 +51,7 @@ class Plan:
             for name, (accepted, fits) in _ACCEPTED.items()
             if not fits(getattr(self, name))
         ]
-        asked = self.repeats, self.prompts_ids, self.score_ids, self.sustained_minutes
+        asked = self.repeats, self.prompts_ids, self.score_ids, self.sustained_minutes, self.golden
         if not found and self.count_instructions and (any(asked) or self.threads != 1):
             found = ["count_instructions: a run that counts has one thread and does nothing else"]
         if not found and not self.count_instructions and not any(asked):
@@ -94,7 +96,7 @@ def _cores(value: object) -> bool:
     return value is None or value == "fast" or (_counts(value) and value != ())
 
 
-_LATER = ("cores", "energy_seconds", "sustained_minutes", "score_ids", "count_instructions")
+_LATER = ("cores", "energy_seconds", "sustained_minutes", "score_ids", "count_instructions", "golden")
 _NATURAL = ("a whole number from 0", _count)
 _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bundle": ("the path of a bundle folder", _named),
@@ -120,6 +122,7 @@ _ACCEPTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, tuple) and all(_counts(ids) and len(ids) > 1 for ids in value),
     ),
     "count_instructions": ("true or false", lambda value: isinstance(value, bool)),
+    "golden": ("true or false", lambda value: isinstance(value, bool)),
 }
 
 

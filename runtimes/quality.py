@@ -1,13 +1,17 @@
-"""How well a bundle answers, on the device itself: greedy answers, and the likelihood of given texts."""
+"""How well a bundle answers, on the device itself: greedy answers, the likelihood of given texts,
+and the golden prompts of its manifest."""
 
 import math
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporters.bundle import read_manifest
 from runtimes.engine import Engine, Logits
+from runtimes.golden import repeats
 from runtimes.plan import Plan
 from toolkit.errors import DeviceError
 
@@ -38,6 +42,17 @@ def scores(plan: Plan, engine: Engine, samples: "Samples") -> None:
             nll=math.fsum(losses) / len(losses),
             seconds=time.perf_counter() - started,
         )
+
+
+def golden(plan: Plan, engine: Engine, samples: "Samples") -> None:
+    """Ask the golden prompts of the plan's bundle again and write what was found; the host judges it."""
+    if not plan.golden:
+        return
+    samples.begin("golden prompts")
+    started = time.perf_counter()
+    for index, repeat in enumerate(repeats(engine, read_manifest(Path(plan.bundle)))):
+        samples.emit("golden", index=index, seconds=time.perf_counter() - started, **vars(repeat))
+        started = time.perf_counter()
 
 
 def negative_log_likelihoods(engine: Engine, ids: tuple[int, ...]) -> list[float]:

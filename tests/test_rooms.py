@@ -17,7 +17,7 @@ ON_DEVICE = tuple(
 )
 BUNDLE_READER = ("exporters.bundle", "toolkit", "toolkit.errors", "toolkit.files", "toolkit.json_dataclass")
 DEVICE_LIBRARIES = {"runtimes.engine": {"numpy"}, "runtimes.latency": {"numpy"},
-                    "runtimes.quality": {"numpy"},
+                    "runtimes.quality": {"numpy"}, "runtimes.golden": {"numpy"},
                     "runtimes.executorch": {"numpy", "executorch", "torch"},
                     "runtimes.genai": {"numpy", "onnxruntime_genai"}}  # fmt: skip
 SEES_ALL = (

@@ -46,6 +46,12 @@ class AndroidDevice(RemoteDevice):
         app = App.of(self.shell, plan.bundle)
         if app is None:
             return super().run(plan, on_sample)
+        if plan.golden:
+            raise self.shell.fault(
+                "golden prompts",
+                "ExecuTorch runs in the demo app there, which cannot repeat golden prompts",
+                "Check a bundle for ONNX Runtime GenAI, or `edgeplm verify` here",
+            )
         ended = self._follow(plan, on_sample, *app.bench(self.root, who(), app.write_plan(plan)))
         if not ended.complete and (fault := app.fault(step_of(ended.samples), ended.status, ended.stderr)):
             raise fault
