@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # How far a logit may be off, in standard deviations of the logits: with activations in float, and where a
 # kernel rounds them to int8, which every one does in its own way.
 FLOAT, ROUNDED = 0.01, 0.15
+GAP = 3  # times as far: the largest of dozens of differences of two logits
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Repeat:
 class Agreement:
     """How well a golden prompt's answers agree; logits. `problem` is None if they do.
 
-    `difference` is the largest of the top logits, without what all of them have in common, `limit` what it
-    may be. `same_tokens` of `tokens` places have the same most likely token; `gap` is the largest at the
-    others.
+    `difference` is the root mean square of the top logits' differences, without what all of them have in
+    common, `limit` what it may be. `same_tokens` of `tokens` places have the same most likely token; `gap` is
+    the largest at the others, at most GAP times the limit.
     """
 
     difference: float
@@ -79,12 +80,11 @@ def repeats(engine: "Engine", manifest: Manifest) -> Iterator[Repeat]:
 def agreement(number: int, check: GoldenCheck, repeat: Repeat, precision: str) -> Agreement:
     """Judge golden prompt `number` (from 1) of a bundle whose weights have `precision`.
 
-    What all top logits have in common is left out, since it changes no probability. Where the most likely
-    token is another one, both logits may be off by the limit, so that the gap may be twice that.
+    What all top logits have in common is left out, since it changes no probability.
     """
     limit = (FLOAT if precision == "fp32" else ROUNDED) * repeat.spread
     off = np.subtract(repeat.top_logits, check.top_logits)
-    difference = float(np.abs(off - off.mean()).max()) if off.size else 0.0
+    difference = float(off.std()) if off.size else 0.0
     gap = float(np.max(repeat.gaps, initial=0.0))  # of numbers one of which is none, it is none
     same = sum(a == b for a, b in zip(repeat.tokens, check.continuation, strict=True))
     problem = None
@@ -92,8 +92,8 @@ def agreement(number: int, check: GoldenCheck, repeat: Repeat, precision: str) -
         problem = "logits are not numbers"
     elif difference > limit:
         problem = f"logits are off by {difference:.3g}, at most {limit:.3g}"
-    elif gap > 2 * limit:
-        problem = f"another token's logit is higher by {gap:.3g}, at most {2 * limit:.3g}"
+    elif gap > GAP * limit:
+        problem = f"another token's logit is higher by {gap:.3g}, at most {GAP * limit:.3g}"
     if problem:
         problem = f"golden prompt {number}: {problem}"
     return Agreement(difference, limit, same, len(check.continuation), gap, problem)

@@ -23,7 +23,7 @@ from runtimes import open_engine
 from runtimes.agent import Samples, execute
 from runtimes.devices.golden import check_on_device
 from runtimes.devices.local import LocalDevice
-from runtimes.golden import FLOAT, ROUNDED, Repeat, agreement, repeat_golden
+from runtimes.golden import FLOAT, GAP, ROUNDED, Repeat, agreement, repeat_golden
 from runtimes.plan import Plan
 from toolkit.errors import BundleError, DeviceError
 from toolkit.models import load_model
@@ -88,15 +88,16 @@ def changed(**fields: Any) -> str | None:
 
 def test_what_agrees_and_what_does_not() -> None:
     assert changed() is None
-    # One of three logits off by d: without the common third, 2/3 of d.
-    assert changed(top_logits=[5.0 + 1.49 * LIMIT, 4.0, 3.0]) is None
-    assert changed(top_logits=[5.0 + 1.51 * LIMIT, 4.0, 3.0]) == (
-        f"golden prompt 2: logits are off by {1.51 * LIMIT * 2 / 3:.3g}, at most {LIMIT:.3g}"
+    # One of three logits off by d: without the common third, sqrt((4/9 + 1/9 + 1/9) / 3) of d.
+    assert changed(top_logits=[5.0 + 2.12 * LIMIT, 4.0, 3.0]) is None
+    assert changed(top_logits=[5.0 + 2.13 * LIMIT, 4.0, 3.0]) == (
+        f"golden prompt 2: logits are off by {2.13 * LIMIT * math.sqrt(2) / 3:.3g}, at most {LIMIT:.3g}"
     )
     assert changed(top_logits=[-4.0, -5.0, -6.0]) is None  # the same probabilities
-    assert changed(tokens=[7, 11], gaps=[0.0, 1.99 * LIMIT]) is None
-    assert changed(tokens=[7, 11], gaps=[0.0, 2.01 * LIMIT]) == (
-        f"golden prompt 2: another token's logit is higher by {2.01 * LIMIT:.3g}, at most {2 * LIMIT:.3g}"
+    assert changed(tokens=[7, 11], gaps=[0.0, (GAP - 0.01) * LIMIT]) is None
+    assert changed(tokens=[7, 11], gaps=[0.0, (GAP + 0.01) * LIMIT]) == (
+        f"golden prompt 2: another token's logit is higher by {(GAP + 0.01) * LIMIT:.3g}, "
+        f"at most {GAP * LIMIT:.3g}"
     )
     for broken in ({"top_logits": [math.nan, 4.0, 3.0]}, {"spread": math.inf}, {"gaps": [0.0, math.nan]}):
         assert changed(**broken) == "golden prompt 2: logits are not numbers"
@@ -105,7 +106,7 @@ def test_what_agrees_and_what_does_not() -> None:
 
 
 def test_float_weights_may_be_off_by_less() -> None:
-    off = replace(EXACT, top_logits=[5.0, 4.0, 3.0 + 3 * FLOAT * EXACT.spread])
+    off = replace(EXACT, top_logits=[5.0, 4.0, 3.0 + 4 * FLOAT * EXACT.spread])
     assert agreement(1, CHECK, off, "int4").problem is None
     assert agreement(1, CHECK, off, "fp32").problem is not None
 
