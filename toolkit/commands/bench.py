@@ -30,6 +30,11 @@ _DEVICE_HELP = "local, ssh://user@host[:port] or adb:SERIAL; repeatable: each ge
 @click.command(short_help="Latency and memory of a bundle on devices.")
 @bundle_argument
 @click.option("--device", "devices", multiple=True, metavar="DEVICE", help=_DEVICE_HELP)
+@click.option(
+    "--runtime",
+    type=click.Choice(("onnx", "executorch")),
+    help="The runtime that BUNDLE must be for, or the one to take from a folder of bundles.",
+)
 @click.option("--threads", type=int, help="CPU threads  [default: the runtime's choice].")
 @adapter_option
 @click.option("--prompt-tokens", type=int, default=128, show_default=True)
@@ -63,6 +68,7 @@ _DEVICE_HELP = "local, ssh://user@host[:port] or adb:SERIAL; repeatable: each ge
 def command(
     bundle: Path,
     devices: tuple[str, ...],
+    runtime: str | None,
     threads: int | None,
     adapter: str | None,
     prompt_tokens: int,
@@ -83,13 +89,20 @@ def command(
     Several devices are measured at the same time; one that fails leaves the
     others alone (exit code 1). A run that was throttled or disturbed is marked
     invalid and says why (exit code 3).
+
+    A bundle is for one runtime, which its manifest names. With --runtime a
+    bundle for another one is refused, and BUNDLE may be a folder that holds a
+    bundle for each.
     """
+    from benchmarks.choose import bundle_for
     from benchmarks.counting import count_instructions as count
     from benchmarks.lanes import Lane, lanes_json, measure_in_lanes
     from benchmarks.protocol import benchmark
     from runtimes.instructions import PASSES
     from toolkit.errors import DeviceError
 
+    if runtime is not None:
+        bundle = bundle_for(bundle, runtime)
     opened = _opened(devices or ("local",))
     kept = _Kept(out, several=len(opened) > 1, resume=resume, force=force)
     progress = watch()
