@@ -205,7 +205,12 @@ def _statistics(samples: Path) -> str:
 
     read = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
     names = sorted(derive(read))
-    judge(read)
+    reasons = judge(read).reasons
+    if "Android's thermal status was 3 (severe)" not in reasons:
+        raise FailedError(f"the host does not see that the phone throttled, only: {'; '.join(reasons)}")
+    minutes = [sample for sample in read if sample["kind"] == "sustained"]
+    if [sample["minute"] for sample in minutes] != [1, 2]:
+        raise FailedError(f"{len(minutes)} minutes of sustained decode, where two were asked for")
     if read[-1]["kind"] != "done" or not {
         "load_cold",
         "load_warm",

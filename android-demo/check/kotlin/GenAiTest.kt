@@ -18,6 +18,7 @@ import kotlin.test.Test
 import kotlin.test.assertContains
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
+import kotlin.test.assertFalse
 import kotlin.test.assertTrue
 
 /**
@@ -94,11 +95,22 @@ class GenAiTest {
     }
 
     @Test
-    fun `a plan is carried out`() {
+    fun `likelihoods are refused, for GenAI gives an app no logits`() {
         val out = StringWriter()
         val agent = Agent(Machine(), emptyMap()) { GenAiTokens(folder, manifest, it.threads) }
+        assertFalse(agent.run("""{"bundle": "x", "score_ids": [[1, 2]]}""", Samples(out)))
+        assertContains(out.toString().trim().lines().last(), "score_ids: ${Engines.ONNX} gives an app no logits")
+    }
+
+    @Test
+    fun `a plan is carried out`() {
+        val out = StringWriter()
+        // A phone that throttles: Python has to find this run invalid.
+        val throttled = Machine(also = { mapOf("thermal_status" to 3) })
+        val agent = Agent(throttled, emptyMap(), minuteSeconds = 0.1) { GenAiTokens(folder, manifest, it.threads) }
         val plan = """{"bundle": "x", "adapter": "ben", "prompt_tokens": 20, "decode_tokens": 4, "repeats": 2, "depths": [0, 30],
-            "prompts_ids": [${expected.get("prompt")}], "max_new_tokens": 16, "stop_ids": ${manifest.tokens.stop}}"""
+            "prompts_ids": [${expected.get("prompt")}], "max_new_tokens": 16, "stop_ids": ${manifest.tokens.stop},
+            "sustained_minutes": 2}"""
         assertTrue(agent.run(plan, Samples(out)), out.toString())
         System.getProperty("edgeplm.samples")?.let { File(it).writeText(out.toString()) }
         val answer = out.toString().lines().single { "\"answer\"" in it }

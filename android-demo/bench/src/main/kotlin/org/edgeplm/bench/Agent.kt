@@ -10,11 +10,14 @@ typealias OpenEngine = (Plan) -> TokenEngine
 /**
  * Carries out a plan and writes the samples of `runtimes/agent.py`: same kinds, same fields, seconds.
  *
- * [versions] are the runtimes' and the app's own. Nothing is thrown for a fault that a sample can tell of.
+ * [versions] are the runtimes' and the app's own, [bundleBytes] the size of a plan's bundle. A minute of the
+ * sustained decode lasts [minuteSeconds]. Nothing is thrown for a fault that a sample can tell of.
  */
 class Agent(
     private val machine: Machine,
     private val versions: Map<String, String>,
+    private val bundleBytes: (Plan) -> Long = { 0 },
+    private val minuteSeconds: Double = 60.0,
     private val openEngine: OpenEngine,
 ) {
     /** Runs the plan in [text], JSON. Returns whether it came to its end; if not, the last sample says why. */
@@ -40,25 +43,39 @@ class Agent(
         return false
     }
 
-    /** Does all that [plan] asks for; the second, warm load comes last, so it adds nothing to the peak memory. */
+    /**
+     * Does all that [plan] asks for. The second, warm load comes after all else, so it adds nothing to the peak
+     * memory, and the sustained decode last, so that its heat reaches nothing else.
+     */
     fun execute(plan: Plan, samples: Samples) {
         hello(samples)
+        Preflight.refuse(plan)
         if (plan.settleSeconds > 0) {
             samples.begin("settle")
             samples.emit("settle", Settle(machine).wait(plan.settleSeconds))
         }
+        samples.begin("preflight")
+        Preflight.refuse(machine.sensors(), bundleBytes(plan))
+        // An app has no source of power: what Android tells of the battery's current is too coarse to meter a window.
+        if (plan.repeats > 0 && plan.energySeconds > 0) samples.emit("power", mapOf("source" to null))
         samples.begin("load")
         samples.emit("sensors", mapOf("when" to "before") + machine.sensors())
         samples.emit("memory", mapOf("when" to "before load") + machine.memory())
         loaded(plan, "cold", samples) { engine ->
+            Preflight.refuse(plan, engine)
             samples.emit("memory", mapOf("when" to "after load") + machine.memory())
             if (plan.repeats > 0) Latency(fitted(plan, engine.contextLength), engine, samples, machine).run()
-            answers(plan, engine, samples)
+            Quality(plan, engine, samples).run()
             samples.emit("memory", mapOf("when" to "after run") + machine.memory())
         }
-        if (plan.repeats > 0) {
+        if (plan.repeats > 0 || plan.sustainedMinutes > 0) {
             samples.begin("load again")
-            loaded(plan, "warm", samples) {}
+            loaded(plan, "warm", samples) { engine ->
+                if (plan.sustainedMinutes > 0) {
+                    samples.begin("sustained")
+                    Sustained(fitted(plan, engine.contextLength), engine, samples, machine, minuteSeconds).run()
+                }
+            }
         }
         samples.emit("sensors", mapOf("when" to "after") + machine.sensors())
         samples.emit("done")
@@ -71,6 +88,7 @@ class Agent(
             "machine" to machine.facts(),
             "versions" to versions,
             "allowed_cores" to machine.cores(),
+            "cores" to machine.allowedCores(),
         ),
     )
 
@@ -84,21 +102,13 @@ class Agent(
                 mapOf(
                     "state" to state,
                     "seconds" to secondsSince(started),
+                    "threads" to plan.threads,
                     "runtime" to engine.name,
                     "runtime_version" to engine.version,
                     "context_length" to engine.contextLength,
                 ),
             )
             use(engine)
-        }
-    }
-
-    private fun answers(plan: Plan, engine: TokenEngine, samples: Samples) {
-        plan.promptsIds.forEachIndexed { index, ids ->
-            samples.begin("answer ${index + 1} of ${plan.promptsIds.size}")
-            val started = System.nanoTime()
-            val answer = engine.generate(ids.toIntArray(), plan.maxNewTokens, plan.stopIds.toSet())
-            samples.emit("answer", mapOf("index" to index, "ids" to answer, "seconds" to secondsSince(started)))
         }
     }
 
@@ -119,74 +129,5 @@ class Agent(
         const val VERSION = 1
 
         internal fun secondsSince(started: Long) = (System.nanoTime() - started) / 1e9
-    }
-}
-
-/** The latency part: warm-up and repeats of one prefill and, at each depth, single decode steps. */
-private class Latency(
-    private val plan: Plan,
-    private val engine: TokenEngine,
-    private val samples: Samples,
-    private val machine: Machine,
-) {
-    private val ids = TokenIds.of(
-        engine.vocabSize,
-        maxOf(plan.promptTokens, plan.depths.max() + plan.decodeTokens + 1),
-    )
-
-    fun run() {
-        for (number in -plan.warmup until plan.repeats) {
-            val warmup = number < 0
-            val place = mapOf("repeat" to number, "warmup" to warmup)
-            if (number == 0) samples.emit("sensors", mapOf("when" to "start") + machine.sensors())
-            samples.begin(if (warmup) "warm-up" else "repeat ${number + 1} of ${plan.repeats}")
-            prefill(place)
-            plan.depths.forEach { decode(place + ("depth" to it), it) }
-            samples.emit("sensors", mapOf("when" to "during") + place + machine.sensors())
-        }
-    }
-
-    private fun prefill(place: Map<String, Any?>) {
-        val prompt = ids.copyOf(plan.promptTokens)
-        var started = System.nanoTime()
-        engine.prefill(prompt)
-        val seconds = Agent.secondsSince(started)
-        started = System.nanoTime()
-        engine.pick()
-        val sampling = Agent.secondsSince(started)
-        samples.emit(
-            "prefill",
-            place + mapOf(
-                "tokens" to prompt.size,
-                "seconds" to seconds,
-                "sampling_seconds" to sampling,
-                "ttft" to seconds + sampling,
-            ),
-        )
-    }
-
-    private fun decode(place: Map<String, Any?>, depth: Int) {
-        val cached = maxOf(1, depth)
-        engine.prefill(ids.copyOf(cached))
-        val seconds = mutableListOf<Double>()
-        val sampling = mutableListOf<Double>()
-        for (token in ids.slice(cached until cached + plan.decodeTokens)) {
-            val started = System.nanoTime()
-            engine.decode(token)
-            val decoded = System.nanoTime()
-            seconds += (decoded - started) / 1e9
-            if (engine.picksFreely) {
-                engine.pick()
-                sampling += Agent.secondsSince(decoded)
-            }
-        }
-        samples.emit(
-            "decode",
-            place + mapOf(
-                "tokens" to seconds.size,
-                "seconds" to seconds,
-                "sampling_seconds" to sampling.takeIf { engine.picksFreely },
-            ),
-        )
     }
 }

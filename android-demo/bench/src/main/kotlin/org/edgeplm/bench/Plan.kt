@@ -14,7 +14,11 @@ class PlanException(message: String) : Exception("plan of the run: $message")
  *
  * The latency part runs when [repeats] is above 0, the quality part when [promptsIds] has prompts. [depths] are
  * the tokens already in the KV cache before the timed decode steps. [settleSeconds] is the longest wait for a
- * cool, quiet phone.
+ * cool, quiet phone. [sustainedMinutes] above 0 adds a decode without a pause, for so long at most. [scoreIds] are
+ * texts whose likelihood is computed.
+ *
+ * [cores] and [countInstructions] are read and then refused by the [Agent]: an app can do neither. Where power
+ * can be read, each window that meters it lasts [energySeconds]; an app cannot read it.
  */
 data class Plan(
     val bundle: String,
@@ -29,7 +33,15 @@ data class Plan(
     val maxNewTokens: Int = 64,
     val stopIds: List<Int> = emptyList(),
     val settleSeconds: Double = 0.0,
+    val cores: Cores? = null,
+    val energySeconds: Double = 5.0,
+    val sustainedMinutes: Double = 0.0,
+    val scoreIds: List<List<Int>> = emptyList(),
+    val countInstructions: Boolean = false,
 ) {
+    /** Cores to bind to: their [numbers], or with null all but the slowest cluster ("fast"). */
+    data class Cores(val numbers: List<Int>?)
+
     companion object {
         /** The plan in a JSON text. Throws [PlanException] that lists everything that is wrong. */
         fun parse(text: String): Plan = try {
@@ -51,7 +63,8 @@ data class Plan(
 
         private val KNOWN = setOf(
             "bundle", "threads", "adapter", "prompt_tokens", "decode_tokens", "repeats", "warmup", "depths",
-            "prompts_ids", "max_new_tokens", "stop_ids", "settle_seconds",
+            "prompts_ids", "max_new_tokens", "stop_ids", "settle_seconds", "cores", "energy_seconds",
+            "sustained_minutes", "score_ids", "count_instructions",
         )
     }
 }
@@ -76,13 +89,29 @@ private class PlanReader(private val members: JsonObject) {
             },
             maxNewTokens = field("max_new_tokens", "a whole number from 1", usual.maxNewTokens, ::positive),
             stopIds = field("stop_ids", "a list of token ids", usual.stopIds) { list(it, ::count) },
-            settleSeconds = field("settle_seconds", "seconds from 0", usual.settleSeconds, ::seconds),
+            settleSeconds = field("settle_seconds", "seconds from 0", usual.settleSeconds, ::amount),
+            cores = field("cores", "\"fast\", core numbers, or none", null, orNone(::cores)),
+            energySeconds = field("energy_seconds", "seconds from 0", usual.energySeconds, ::amount),
+            sustainedMinutes = field("sustained_minutes", "minutes from 0", usual.sustainedMinutes, ::amount),
+            scoreIds = field("score_ids", "lists of two or more token ids", usual.scoreIds) { all ->
+                list(all) { ids -> someCounts(ids)?.takeIf { it.size > 1 } }
+            },
+            countInstructions = field("count_instructions", "true or false", usual.countInstructions, ::truth),
         )
-        if (wrong.isEmpty() && plan.repeats == 0 && plan.promptsIds.isEmpty()) {
-            wrong += "nothing to do: repeats is 0 and prompts_ids is empty"
-        }
+        if (wrong.isEmpty()) contradiction(plan)?.let { wrong += it }
         if (wrong.isNotEmpty()) throw PlanException(wrong.joinToString("; "))
         return plan
+    }
+
+    private fun contradiction(plan: Plan): String? {
+        val asked = plan.repeats > 0 || plan.promptsIds.isNotEmpty() || plan.scoreIds.isNotEmpty() ||
+            plan.sustainedMinutes > 0
+        return when {
+            plan.countInstructions && (asked || plan.threads != 1) ->
+                "count_instructions: a run that counts has one thread and does nothing else"
+            !plan.countInstructions && !asked -> "nothing to do: repeats is 0 and prompts_ids is empty"
+            else -> null
+        }
     }
 
     private fun <T> field(name: String, accepted: String, default: T, read: (JsonElement) -> T?): T {
@@ -101,8 +130,13 @@ private class PlanReader(private val members: JsonObject) {
 
     private fun positive(value: JsonElement): Int? = count(value)?.takeIf { it > 0 }
 
-    private fun seconds(value: JsonElement): Double? =
+    private fun amount(value: JsonElement): Double? =
         (value as? JsonPrimitive)?.takeIf { it.isNumber }?.asString?.toDoubleOrNull()?.takeIf { it >= 0 && !it.isInfinite() }
+
+    private fun truth(value: JsonElement): Boolean? = (value as? JsonPrimitive)?.takeIf { it.isBoolean }?.asBoolean
+
+    private fun cores(value: JsonElement): Plan.Cores? =
+        if (name(value) == "fast") Plan.Cores(null) else someCounts(value)?.let { Plan.Cores(it) }
 
     private fun someCounts(value: JsonElement): List<Int>? = list(value, ::count)?.takeIf { it.isNotEmpty() }
 

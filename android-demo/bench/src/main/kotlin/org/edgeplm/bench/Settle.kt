@@ -20,6 +20,21 @@ class Settle(
         return mapOf("seconds" to clock() - started, "reached" to (waitingFor == null), "waiting_for" to waitingFor)
     }
 
+    /**
+     * Waits until the hottest sensor is back at [target] degrees Celsius (and [COOL_MARGIN]), for [timeout] seconds
+     * at most. Returns the sample's fields.
+     */
+    fun cool(target: Double, timeout: Double): Map<String, Any?> {
+        val started = clock()
+        var celsius = Machine.hottest(machine.sensors())
+        while (celsius != null && celsius > target + COOL_MARGIN && clock() - started < timeout) {
+            pause(POLL_MS)
+            celsius = Machine.hottest(machine.sensors())
+        }
+        val reached = celsius == null || celsius <= target + COOL_MARGIN
+        return mapOf("seconds" to clock() - started, "reached" to reached, "celsius" to celsius, "target" to target)
+    }
+
     private fun tooHot(reading: Map<String, Any?>): String? {
         val status = reading["thermal_status"] as? Int
         if (status != null && status >= STATUS_LIMIT) return "thermal status $status, limit $STATUS_LIMIT"
@@ -32,6 +47,7 @@ class Settle(
 
     private companion object {
         const val POLL_MS = 1000L
+        const val COOL_MARGIN = 2.0
         const val USUAL_LIMIT = 80.0
         const val STATUS_LIMIT = 2 // PowerManager.THERMAL_STATUS_MODERATE: the system throttles already
     }

@@ -12,6 +12,7 @@ data class Summary(
     val thermalStatus: Int? = null,
     val problem: String? = null,
     val done: Boolean = false,
+    val sustainedRates: List<Double> = emptyList(),
 )
 
 /** Turns samples, one after another, into a [Summary]; the host derives its statistics from the samples itself. */
@@ -32,6 +33,10 @@ class Summing {
                 peakRssBytes = sample["peak_rss"] as Long? ?: summary.peakRssBytes,
             )
             "sensors" -> summary = summary.copy(thermalStatus = sample["thermal_status"] as Int? ?: summary.thermalStatus)
+            "sustained" -> summary = summary.copy(
+                sustainedRates = summary.sustainedRates + sample["tokens"] as Int / sample["seconds"] as Double,
+                thermalStatus = sample["thermal_status"] as Int? ?: summary.thermalStatus,
+            )
             "error" -> summary = summary.copy(problem = sample["message"] as String?, done = true)
             "done" -> summary = summary.copy(done = true)
             "prefill", "decode" -> if (sample["warmup"] != true) timed(sample)

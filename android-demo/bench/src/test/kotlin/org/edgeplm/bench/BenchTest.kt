@@ -43,6 +43,8 @@ open class FakeEngine : TokenEngine {
         if (seen.last().size > contextLength) throw EngineException("the context is full")
     }
 
+    override val logits get() = FloatArray(vocabSize).also { it[pick()] = 1f }
+
     override fun pick() = (seen.last().last() + 1) % vocabSize
 
     override fun close() {
@@ -55,14 +57,17 @@ class BenchTest {
 
     private fun run(plan: String, open: OpenEngine = { FakeEngine().also { engines += it } }): List<JsonObject> {
         val out = StringWriter()
-        Agent(Machine(), mapOf("executorch" to "1.4.1"), open).run(plan, Samples(out))
+        // A machine that tells nothing of itself, as most of Android does not, and whose minutes last no time.
+        Agent(Machine(File("/nowhere")), mapOf("executorch" to "1.4.1"), minuteSeconds = 0.0, openEngine = open)
+            .run(plan, Samples(out))
         return out.toString().lines().filter { it.isNotEmpty() }.map { Json.parse(it.toByteArray()).asJsonObject }
     }
 
     /** A sample without what differs from run to run, as tests/test_vectors.py has it. */
     private fun plain(sample: JsonObject): Map<String, JsonElement> = sample.entrySet().associate { (name, value) ->
         name to when {
-            name !in setOf("seconds", "sampling_seconds", "ttft", "t") -> value
+            name == "nll" -> JsonPrimitive(Math.round(value.asDouble * 1e6) / 1e6)
+            name !in setOf("seconds", "sampling_seconds", "ttft", "t", "passes") -> value
             value.isJsonArray -> JsonPrimitive("${value.asJsonArray.size()} numbers")
             else -> JsonPrimitive(if ((value as JsonPrimitive).isNumber) "a number" else "not a number")
         }
@@ -85,6 +90,15 @@ class BenchTest {
                 assertEquals(read.get("stop_ids").asJsonArray.map { it.asInt }, plan.stopIds)
                 assertEquals(read.get("prompts_ids").asJsonArray.map { ids -> ids.asJsonArray.map { it.asInt } }, plan.promptsIds)
                 assertEquals(read.get("settle_seconds").asDouble, plan.settleSeconds)
+                // What came after the first version is in a vector only where it is asked for.
+                assertEquals(read.get("energy_seconds")?.asDouble ?: 5.0, plan.energySeconds)
+                assertEquals(read.get("sustained_minutes")?.asDouble ?: 0.0, plan.sustainedMinutes)
+                val texts = read.get("score_ids")?.asJsonArray?.map { ids -> ids.asJsonArray.map { it.asInt } }
+                assertEquals(texts ?: emptyList(), plan.scoreIds)
+                assertEquals(read.get("count_instructions")?.asBoolean ?: false, plan.countInstructions)
+                val cores = read.get("cores")
+                assertEquals(cores?.takeIf { it.isJsonArray }?.asJsonArray?.map { it.asInt }, plan.cores?.numbers)
+                assertEquals(cores != null, plan.cores != null)
             } else {
                 assertContains(assertFailsWith<PlanException>(text) { Plan.parse(text) }.message!!, case.get("refused").asString)
             }
@@ -144,6 +158,60 @@ class BenchTest {
     }
 
     @Test
+    fun `what no app can do is refused before anything is loaded`() {
+        for ((asked, why) in listOf(
+            """"cores": "fast"""" to "cores: an Android app cannot bind its threads",
+            """"cores": [4, 5]""" to "cores: an Android app cannot bind its threads",
+            """"count_instructions": true, "threads": 1, "repeats": 0""" to "count_instructions: Android keeps",
+        )) {
+            val samples = run("""{"bundle": "b", $asked}""") { throw AssertionError("it was loaded") }
+            assertEquals(listOf("hello", "error"), samples.map { it.get("kind").asString })
+            assertContains(samples.last().get("message").asString, why)
+        }
+    }
+
+    @Test
+    fun `texts are scored only with logits, and only if they fit`() {
+        fun refused(ids: List<Int>, engine: FakeEngine): JsonObject {
+            val samples = run("""{"bundle": "b", "repeats": 3, "score_ids": [$ids]}""") { engine }
+            assertTrue(engine.closed)
+            return samples.last()
+        }
+        val without = object : TokenEngine by FakeEngine() {
+            override val logits: FloatArray? = null
+        }
+        val last = run("""{"bundle": "b", "repeats": 3, "score_ids": [[1, 2]]}""") { without }
+        assertContains(last.last().get("message").asString, "score_ids: fake gives an app no logits")
+        assertTrue(last.none { it.get("kind").asString == "prefill" }, "nothing is measured in vain")
+        assertContains(refused(List(201) { 1 }, FakeEngine()).get("message").asString, "201 tokens does not fit")
+        assertContains(refused(listOf(1, 50), FakeEngine()).get("message").asString, "the model has no token 50")
+    }
+
+    @Test
+    fun `a sustained rate has settled when it has in Python`() {
+        for (case in Vectors.cases("settled.json")) {
+            val rates = case.getAsJsonArray("rates").map { it.asDouble }
+            assertEquals(case.get("settled").asBoolean, Sustained.settled(rates), "$rates")
+        }
+    }
+
+    @Test
+    fun `a bundle that does not fit, or an empty battery, is said`() {
+        fun last(reading: Map<String, Any?>, bytes: Long): JsonObject {
+            val out = StringWriter()
+            Agent(Machine(File("/nowhere"), also = { reading }), emptyMap(), { bytes }) { FakeEngine() }
+                .run("""{"bundle": "b", "repeats": 1, "decode_tokens": 2}""", Samples(out))
+            return Json.parse(out.toString().trim().lines().last().toByteArray()).asJsonObject
+        }
+        val full = last(mapOf("memory_available" to 90_000_000L), 165_000_000)
+        assertEquals("preflight", full.get("step").asString)
+        assertContains(full.get("message").asString, "the bundle has 165 MB, and 90 MB of memory are free")
+        val empty = mapOf("level" to 4, "charging" to false)
+        assertContains(last(mapOf("battery" to empty), 1).get("message").asString, "the battery is at 4 %")
+        assertEquals("done", last(mapOf("battery" to empty + ("charging" to true)), 1).get("kind").asString)
+    }
+
+    @Test
     fun `a runtime that cannot pick freely says so with null`() {
         val samples = run("""{"bundle": "b", "prompt_tokens": 3, "decode_tokens": 2, "repeats": 1, "depths": [0]}""") {
             object : FakeEngine() {
@@ -158,14 +226,17 @@ class BenchTest {
         val summing = Summing()
         var summary = Summary()
         val samples = Samples(StringWriter()) { summary = summing.add(it) }
-        Agent(Machine(also = { mapOf("thermal_status" to 1) }), emptyMap()) { FakeEngine() }
-            .run("""{"bundle": "b", "prompt_tokens": 9, "decode_tokens": 3, "repeats": 3, "depths": [0, 7]}""", samples)
+        val plan = """{"bundle": "b", "prompt_tokens": 9, "decode_tokens": 3, "repeats": 3, "depths": [0, 7],
+            "sustained_minutes": 2}"""
+        Agent(Machine(also = { mapOf("thermal_status" to 1) }), emptyMap(), minuteSeconds = 0.0) { FakeEngine() }
+            .run(plan, samples)
         assertTrue(summary.done)
         assertNull(summary.problem)
         assertEquals(setOf(0, 7), summary.decodeRates.keys)
         assertEquals(setOf("cold", "warm"), summary.loadSeconds.keys)
         assertTrue(summary.ttftSeconds!! > 0 && summary.prefillRate!! > 0 && summary.peakRssBytes!! > 1_000_000)
         assertEquals(1, summary.thermalStatus)
+        assertEquals(2, summary.sustainedRates.filter { it > 0 }.size)
     }
 
     @Test
@@ -179,42 +250,5 @@ class BenchTest {
         assertContains(path.readText(), "\"kind\":\"hello\"")
         assertEquals(listOf("result.jsonl"), path.parentFile.list()!!.toList())
         folder.deleteRecursively()
-    }
-
-    @Test
-    fun `waiting ends when it is cool, or with the time`() {
-        val status = ArrayDeque(listOf(3, 2, 1))
-        var now = 0.0
-        val machine = Machine(File("/nowhere"), also = { mapOf("thermal_status" to (status.removeFirstOrNull() ?: 4)) })
-        val settle = Settle(machine, pause = { now += 1 }, clock = { now })
-        assertEquals(mapOf("seconds" to 2.0, "reached" to true, "waiting_for" to null), settle.wait(30.0))
-        val hot = settle.wait(5.0)
-        assertEquals(false, hot["reached"])
-        assertContains(hot["waiting_for"] as String, "thermal status 4")
-    }
-
-    @Test
-    fun `a machine is read from its files`() {
-        val root = Files.createTempDirectory("edgeplm").toFile()
-        fun file(path: String, text: String) = File(root, path).apply { parentFile.mkdirs() }.writeText(text)
-        file("proc/meminfo", "MemTotal:  2000 kB\nMemAvailable: 900 kB\nSwapTotal: 10 kB\nSwapFree: 4 kB\n")
-        file("proc/self/status", "VmHWM:\t 300 kB\nVmRSS:\t 200 kB\nVmSwap:\t 0 kB\n")
-        file("proc/self/smaps_rollup", "0-1 ---p [rollup]\nPss:  150 kB\n")
-        file("proc/self/stat", "1 (a b) c) S 1 1 1 0 -1 4 100 0 7 0 1 1")
-        file("sys/class/thermal/thermal_zone0/temp", "45000")
-        file("sys/class/thermal/thermal_zone0/type", "cpu")
-        file("sys/class/thermal/thermal_zone0/trip_point_0_type", "passive")
-        file("sys/class/thermal/thermal_zone0/trip_point_0_temp", "85000")
-        for (core in listOf(0, 10, 2)) file("sys/devices/system/cpu/cpu$core/cpufreq/scaling_cur_freq", "${core}000")
-        val machine = Machine(root, mapOf("os" to "Android 15"))
-        assertEquals(mapOf("peak_rss" to 307200L, "rss" to 204800L, "pss" to 153600L, "swapped" to 0L), machine.memory())
-        val reading = machine.sensors()
-        assertEquals(mapOf("cpu" to mapOf("celsius" to 45.0, "limit" to 85.0)), reading["temperatures"])
-        assertEquals(listOf(0.0, 2.0, 10.0), reading["frequency_mhz"])
-        assertEquals(7L, reading["major_faults"])
-        assertEquals(6144L, reading["swap_used"])
-        assertEquals("Android 15", machine.facts()["os"])
-        assertEquals(2_048_000L, machine.facts()["memory_bytes"])
-        root.deleteRecursively()
     }
 }

@@ -51,6 +51,9 @@ interface TokenEngine : Engine {
     /** Whether [pick] leaves everything as it is, so that it can be timed between two steps. */
     val picksFreely: Boolean
 
+    /** The logits after the last step, one a token of the vocabulary; null where the runtime does not give them out. */
+    val logits: FloatArray?
+
     /** Forgets what came before and reads [ids]. */
     fun prefill(ids: IntArray)
 

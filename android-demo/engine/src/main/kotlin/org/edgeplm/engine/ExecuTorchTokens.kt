@@ -23,7 +23,8 @@ class ExecuTorchTokens(folder: File, manifest: Manifest, threads: Int?) : TokenE
     override val picksFreely = true
     private var module: Module? = null
     private var position = 0
-    private var logits = FloatArray(0)
+    override var logits = FloatArray(0)
+        private set
 
     init {
         if (File(folder, ExecuTorchChat.BASE).isFile) {

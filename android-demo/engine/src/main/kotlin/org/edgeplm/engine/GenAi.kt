@@ -118,6 +118,7 @@ class GenAiTokens(folder: File, manifest: Manifest, threads: Int?) : TokenEngine
     override val contextLength = manifest.contextLength
     override val vocabSize = manifest.tokens.vocabSize
     override val picksFreely = false
+    override val logits: FloatArray? = null
     private val model: GenAiModel
     private var generator: Generator? = null
     private var picked: Int? = null

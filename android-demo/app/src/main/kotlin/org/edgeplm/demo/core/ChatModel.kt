@@ -109,8 +109,8 @@ class ChatModel(
     /** Takes the problem off the screen. */
     fun dismiss() = current.update { it.copy(problem = null) }
 
-    /** What is to be kept if the process ends. */
-    fun remember() = state.value.let { Remembered(it.bundle, it.person, it.messages) }
+    /** What is to be kept if the process ends: of the messages the last ones, for Android keeps less than a megabyte. */
+    fun remember() = state.value.let { Remembered(it.bundle, it.person, it.messages.takeLast(KEPT_MESSAGES)) }
 
     /** Goes on where an ended process was. */
     fun restore(kept: Remembered) {
@@ -209,6 +209,7 @@ class ChatModel(
 
     companion object {
         const val USUAL_LENGTH = 128
+        const val KEPT_MESSAGES = 100
 
         /** A bundle in one line. */
         fun about(manifest: Manifest): String {

@@ -14,6 +14,9 @@ object SummaryText {
         summary.ttftSeconds?.let { "Time to first token" to "%.3f s".of(it) },
         summary.prefillRate?.let { "Prefill" to "%.1f tokens/s".of(it) },
         *summary.decodeRates.map { (depth, rate) -> "Decode at depth $depth" to "%.1f tokens/s".of(rate) }.toTypedArray(),
+        summary.sustainedRates.lastOrNull()?.let {
+            "Sustained, minute ${summary.sustainedRates.size}" to "%.1f tokens/s".of(it)
+        },
         summary.pssBytes?.let { "Memory (PSS)" to megabytes(it) },
         summary.peakRssBytes?.let { "Peak memory (RSS)" to megabytes(it) },
         summary.thermalStatus?.let { "Thermal status" to (THERMAL.getOrNull(it) ?: it.toString()) },

@@ -2,6 +2,7 @@ package org.edgeplm.demo.phone
 
 import android.content.Context
 import org.edgeplm.bench.Agent
+import org.edgeplm.bench.Plan
 import org.edgeplm.bench.PlanException
 import org.edgeplm.bench.ResultFile
 import org.edgeplm.bench.Samples
@@ -47,7 +48,8 @@ object BenchRun {
     }
 
     private fun run(context: Context, storage: Storage, plan: () -> String, version: String, samples: Samples) {
-        val agent = Agent(Phone.machine(context), mapOf("android-demo" to version)) { wanted ->
+        val size = { wanted: Plan -> storage.shelf.find(wanted.bundle).walk().filter { it.isFile }.sumOf { it.length() } }
+        val agent = Agent(Phone.machine(context), mapOf("android-demo" to version), size) { wanted ->
             val folder = storage.shelf.find(wanted.bundle)
             val manifest = Bundles.readManifest(folder).also { Bundles.verify(folder, it, hashes = false) }
             Engines.tokens(folder, manifest, wanted.threads)

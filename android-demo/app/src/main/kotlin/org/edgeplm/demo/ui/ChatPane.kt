@@ -41,7 +41,7 @@ fun ChatPane(state: ChatState, actions: DemoActions) {
     Column(Modifier.fillMaxSize().padding(horizontal = 16.dp)) {
         Text(state.about, style = MaterialTheme.typography.labelMedium)
         if (state.hasPeople) PeopleRow(state, actions)
-        Messages(state.messages, Modifier.weight(1f))
+        Messages(state.messages, state.hasPeople, Modifier.weight(1f))
         Composer(state, actions)
     }
 }
@@ -64,19 +64,20 @@ private fun PeopleRow(state: ChatState, actions: DemoActions) {
 }
 
 @Composable
-private fun Messages(messages: List<Message>, modifier: Modifier) {
+private fun Messages(messages: List<Message>, named: Boolean, modifier: Modifier) {
     val list = rememberLazyListState()
     // An answer grows while it is written: its end stays in sight.
     LaunchedEffect(messages.size, messages.lastOrNull()?.text?.length) {
         if (messages.isNotEmpty()) list.scrollToItem(messages.lastIndex, Int.MAX_VALUE / 2)
     }
     LazyColumn(modifier.fillMaxWidth(), state = list, verticalArrangement = Arrangement.spacedBy(8.dp)) {
-        items(messages) { Bubble(it) }
+        items(messages) { Bubble(it, named) }
     }
 }
 
+/** [named] says who answered: a bundle without attached people has one voice, the base or whoever is merged into it. */
 @Composable
-private fun Bubble(message: Message) {
+private fun Bubble(message: Message, named: Boolean) {
     val colours = MaterialTheme.colorScheme
     Box(Modifier.fillMaxWidth(), contentAlignment = if (message.mine) Alignment.CenterEnd else Alignment.CenterStart) {
         Surface(
@@ -85,7 +86,7 @@ private fun Bubble(message: Message) {
             modifier = Modifier.widthIn(max = 320.dp),
         ) {
             Column(Modifier.padding(12.dp)) {
-                if (!message.mine) {
+                if (!message.mine && named) {
                     Text(message.person ?: "the base", style = MaterialTheme.typography.labelSmall)
                 }
                 SelectionContainer { Text(message.text.ifEmpty { "…" }) }

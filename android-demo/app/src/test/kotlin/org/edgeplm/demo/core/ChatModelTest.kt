@@ -179,6 +179,9 @@ class ChatModelTest {
         while (next.state.value.person != "maud" && System.nanoTime() < until) Thread.sleep(5)
         assertEquals("maud", next.state.value.person)
         assertEquals(model.state.value.messages, next.state.value.messages)
+        val long = List(ChatModel.KEPT_MESSAGES + 5) { Message(mine = true, text = "$it") }
+        next.restore(Remembered(null, null, long))
+        assertEquals(long.drop(5), next.remember().messages)
         assertNull(Remembered.of("{"))
         assertNull(Remembered.of(null))
     }
