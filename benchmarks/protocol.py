@@ -87,7 +87,7 @@ def benchmark(
         ),
         samples=samples,
         environment=environment_of(device, facts, samples, bundle_facts(bundle, manifest)),
-        validity=judge(samples, threads),
+        validity=judge(samples, threads, emulated=facts.emulated),
     )
 
 

@@ -36,13 +36,17 @@ _THERMAL_STATUS = ("none", "light", "moderate", "severe", "critical", "emergency
 Sample = Mapping[str, Any]
 
 
-def judge(samples: Sequence[Sample], threads: int | None = None) -> Validity:
+def judge(samples: Sequence[Sample], threads: int | None = None, *, emulated: bool = False) -> Validity:
     """Every reason why the run behind `samples` is not a valid measurement, and what else is to be said.
 
-    Samples of older agents, and of agents on other systems, may lack what they did not know of.
+    An emulated device shows no times, so nothing that disturbs times counts against it. Samples of older
+    agents, and of agents on other systems, may lack what they did not know of.
     """
     readings = [sample for sample in samples if sample["kind"] == "sensors"]
     measured = [r for r in readings if r["when"] == "start" or (r["when"] == "during" and not r["warmup"])]
+    if emulated:
+        starved = list(_memory(samples, measured))
+        return Validity(not starved, starved, ["an emulated device: its times are not shown"])
     reasons = [
         *_settled(samples),
         *_affinity(samples, threads),

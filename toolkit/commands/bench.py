@@ -13,6 +13,7 @@ from toolkit.commands.common import (
     force_option,
     json_option,
     megabytes,
+    print_paragraph,
     print_table,
     short_path,
     watch,
@@ -236,7 +237,8 @@ def _print_one(result: "Result") -> None:
         if name.startswith("decode_step_at"):
             continue  # in the JSON; the rate says the same here
         counted = statistic.unit in ("bytes", "instructions")
-        spread = "" if counted else f"{statistic.p10:.4g} to {statistic.p90:.4g}"
+        ends = (_value(end, statistic.unit) for end in (statistic.p10, statistic.p90))
+        spread = "" if counted else " to ".join(ends)
         rows.append((name.replace("_", " "), _median(statistic), spread, str(len(statistic.values))))
     print_table(rows, header=("figure", "median", "10th to 90th percentile", "samples"))
 
@@ -257,11 +259,17 @@ def _print_all(lanes: Sequence["Lane"]) -> None:
 
 
 def _median(statistic: "Statistic") -> str:
-    if statistic.unit == "bytes":
-        return megabytes(int(statistic.median))
-    if statistic.unit == "instructions":
-        return f"{statistic.median:,.0f}"
-    return f"{statistic.median:.4g} {statistic.unit.replace('tokens/s', 't/s')}"
+    return _value(statistic.median, statistic.unit)
+
+
+def _value(value: float, unit: str) -> str:
+    from benchmarks.figures import THIN, quantity
+
+    if unit == "bytes":
+        return megabytes(int(value))
+    if unit == "instructions":
+        return f"{value:,.0f}"
+    return quantity(value, unit.replace("tokens/s", "t/s")).replace(THIN, " ")
 
 
 def _complain(lanes: Sequence["Lane"]) -> int:
@@ -271,9 +279,9 @@ def _complain(lanes: Sequence["Lane"]) -> int:
         if lane.error is not None:
             click.echo(f"Error: {printable(str(lane.error))}", err=True)
         for reason in lane.result.validity.reasons if lane.result else ():
-            click.echo(printable(f"{place}Marked invalid: {reason}"), err=True)
+            print_paragraph(printable(f"{place}Marked invalid: {reason}"), err=True)
         for note in lane.result.validity.notes if lane.result else ():
-            click.echo(printable(f"{place}Note: {note}"), err=True)
+            print_paragraph(printable(f"{place}Note: {note}"), err=True)
     if any(lane.result is None for lane in lanes):
         return 1
     return 0 if all(lane.result and lane.result.validity.valid for lane in lanes) else 3
