@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporters.bundle import read_manifest
 from runtimes.engine import Engine, Logits
-from runtimes.golden import repeats
 from runtimes.plan import Plan
 from toolkit.errors import DeviceError
 
@@ -48,6 +46,10 @@ def golden(plan: Plan, engine: Engine, samples: "Samples") -> None:
     """Ask the golden prompts of the plan's bundle again and write what was found; the host judges it."""
     if not plan.golden:
         return
+    # Here: what a run does not need is not in its memory.
+    from exporters.bundle import read_manifest
+    from runtimes.golden import repeats
+
     samples.begin("golden prompts")
     started = time.perf_counter()
     for index, repeat in enumerate(repeats(engine, read_manifest(Path(plan.bundle)))):
