@@ -10,9 +10,9 @@ from toolkit.commands.common import (
     PATH,
     adapter_option,
     bundle_argument,
+    figure_text,
     force_option,
     json_option,
-    megabytes,
     print_paragraph,
     print_table,
     short_path,
@@ -237,7 +237,7 @@ def _print_one(result: "Result") -> None:
         if name.startswith("decode_step_at"):
             continue  # in the JSON; the rate says the same here
         counted = statistic.unit in ("bytes", "instructions")
-        ends = (_value(end, statistic.unit) for end in (statistic.p10, statistic.p90))
+        ends = (figure_text(end, statistic.unit) for end in (statistic.p10, statistic.p90))
         spread = "" if counted else " to ".join(ends)
         rows.append((name.replace("_", " "), _median(statistic), spread, str(len(statistic.values))))
     print_table(rows, header=("figure", "median", "10th to 90th percentile", "samples"))
@@ -259,17 +259,7 @@ def _print_all(lanes: Sequence["Lane"]) -> None:
 
 
 def _median(statistic: "Statistic") -> str:
-    return _value(statistic.median, statistic.unit)
-
-
-def _value(value: float, unit: str) -> str:
-    from benchmarks.figures import THIN, quantity
-
-    if unit == "bytes":
-        return megabytes(int(value))
-    if unit == "instructions":
-        return f"{value:,.0f}"
-    return quantity(value, unit.replace("tokens/s", "t/s")).replace(THIN, " ")
+    return figure_text(statistic.median, statistic.unit)
 
 
 def _complain(lanes: Sequence["Lane"]) -> int:

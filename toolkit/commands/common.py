@@ -146,6 +146,17 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
+def figure_text(value: float, unit: str) -> str:
+    """A benchmark's figure for a terminal: `831 ms`, `41.3 t/s`, `231.0 MB`, `21,773,018`."""
+    from benchmarks.figures import THIN, quantity
+
+    if unit == "bytes":
+        return megabytes(int(value))
+    if unit == "instructions":
+        return f"{value:,.0f}"
+    return quantity(value, unit.replace("tokens/s", "t/s")).replace(THIN, " ")
+
+
 def repeat_command() -> str:
     """The command line that was typed, for reports."""
     return shlex.join(["edgeplm", *sys.argv[1:]])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from toolkit.commands.common import PATH, json_option, megabytes, print_json, print_paragraph, print_table
+from toolkit.commands.common import PATH, figure_text, json_option, print_json, print_paragraph, print_table
 
 if TYPE_CHECKING:
     from benchmarks.compare import Change
@@ -60,13 +60,5 @@ def command(before: Path, after: Path, fail_over: float | None, as_json: bool) -
 
 def _row(change: "Change") -> tuple[str, ...]:
     interval = "" if change.low is None else f"{change.low:.3f} to {change.high:.3f}"
-    before, after = (_value(value, change.unit) for value in (change.before, change.after))
+    before, after = (figure_text(value, change.unit) for value in (change.before, change.after))
     return (change.name.replace("_", " "), before, after, f"{change.ratio:.3f}", interval, change.outcome)
-
-
-def _value(value: float, unit: str) -> str:
-    if unit == "bytes":
-        return megabytes(int(value))
-    if unit == "instructions":
-        return f"{value:,.0f}"
-    return f"{value:.4g} {unit.replace('tokens/s', 't/s')}"
