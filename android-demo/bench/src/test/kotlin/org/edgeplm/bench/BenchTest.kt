@@ -43,7 +43,7 @@ open class FakeEngine : TokenEngine {
         if (seen.last().size > contextLength) throw EngineException("the context is full")
     }
 
-    override val logits get() = FloatArray(vocabSize).also { it[pick()] = 1f }
+    override val logits get() = FloatArray(vocabSize).also { if (seen.isNotEmpty()) it[pick()] = 1f }
 
     override fun pick() = (seen.last().last() + 1) % vocabSize
 
