@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import Result, read_result, write_result
+from benchmarks.results import Result, read_result
 from runtimes.devices import Device
 from toolkit.errors import EdgePLMError
 
@@ -71,14 +71,6 @@ def earlier_result(path: Path, device: str, like: Callable[[Result], bool]) -> R
     except EdgePLMError:
         return None
     return result if result.environment.device == device and like(result) else None
-
-
-def keep(result: Result, folder: Path) -> Path:
-    """Write a lane's result into `folder`, at once and atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = result_path(folder, result.environment.device)
-    write_result(result, path)
-    return path
 
 
 def lanes_json(lanes: Sequence[Lane]) -> str:
