@@ -89,9 +89,9 @@ def style_agreement(own_texts: Sequence[str], new_texts: Sequence[str], share: f
     scores = [float(each.sum()) for each in parts]
     chances = p_values(scores, reference)
     worst = sorted((-scores[place], place) for place in range(len(new)) if chances[place] <= share)
-    refused = {
-        place: _reason(features.names, int(parts[place].argmax()), own, new[place]) for _, place in worst
-    }
+    # Rounded, so that of two that are as far off the first is named, whatever the processor's last bits are.
+    furthest = {place: int(parts[place].round(6).argmax()) for _, place in worst}
+    refused = {place: _reason(features.names, which, own, new[place]) for place, which in furthest.items()}
     return Judgement(refused, f"further from the history than {1 - share:.0%} of its own examples")
 
 
