@@ -165,7 +165,7 @@ def test_style_refuses_what_the_person_would_not_write():
     assert found.refused[3].startswith("unlike the person's texts: 66 words, and most of theirs have")
     assert "marks of punctuation a word, and most of theirs have 0.1" in found.refused[1]
     capital = style_agreement(SMALL, ["The boiler is done now / ta"], 0.05).refused[0]
-    assert capital == "unlike the person's texts: it does not (begins in small letters), and 100% of theirs do"
+    assert capital.startswith("unlike the person's texts: it does not (begins in small letters), and 100%")
     assert not style_agreement(SMALL[:8], new, 0.05).acts
 
 

@@ -1,6 +1,7 @@
 """What goes wrong on the way, with real parts: each is one clear error, and the next run goes on."""
 
 import threading
+import time
 
 import pytest
 from bundles import small_bundle
@@ -42,7 +43,9 @@ def test_a_cut_in_mid_run(prepared, tiny_bundle):
 
 
 def test_a_cut_in_mid_push_is_gone_on_with(prepared, tmp_path):
-    bundle = small_bundle(tmp_path / "big", {"model.onnx": 100, "model.onnx.data": PUSHED})
+    # Another content in every run: a device that stayed up has that of the last one, and is sent nothing.
+    sizes = {"model.onnx": 100, "model.onnx.data": PUSHED}
+    bundle = small_bundle(tmp_path / "big", sizes, seed=time.time_ns())
     device = prepared.open()
     incoming = prepared.files / "incoming"
 
