@@ -79,7 +79,7 @@ def test_examples_and_adapter_may_stay_on_the_device(sshd, trainer, base, profil
     profile.rename(there)
     out = sshd.home / "my adapter"
     found = finetune_on_device(
-        trainer, base, recipe_for(f"device:{there}", base), f"device:{out}", progress=SILENT
+        trainer, base, recipe_for("device:my own.jsonl", base), "device:my adapter", progress=SILENT
     )
     assert found["adapter"] == str(out / "real")
     assert (out / "real" / "adapter_config.json").is_file()

@@ -90,7 +90,7 @@ def finetune_on_device(
         store, "bases", base.sha256[:16], _model_items(base.folder), "the base model", progress
     )
     with _job(store, recipe, model, synthetic) as (job, arguments):
-        there = out.removeprefix(THERE) if out.startswith(THERE) else f"{job}/adapters"
+        there = _there(store, out) if out.startswith(THERE) else f"{job}/adapters"
         if force:
             arguments.append("--force")
         found = _train(device, store, (job, program, there, *arguments), progress)
@@ -99,6 +99,11 @@ def finetune_on_device(
                 _pull_folder(store, there, staging)
             found["adapter"] = str(Path(out) / PurePosixPath(found["adapter"]).relative_to(there))
     return found
+
+
+def _there(store: Store, path: str) -> str:
+    """The device's path that `device:PATH` names; a relative one starts from the home folder."""
+    return str(PurePosixPath(store.root).parent / path.removeprefix(THERE))
 
 
 def _model_items(folder: Path) -> list[Item]:
@@ -124,7 +129,7 @@ def _job(store: Store, recipe: Recipe, model: str, synthetic: Path | None) -> It
     }
     files: dict[str, Path] = {}
     if recipe.profile.startswith(THERE):
-        document["profile"] = recipe.profile.removeprefix(THERE)
+        document["profile"] = _there(store, recipe.profile)
     else:
         files[f"profile{recipe.profile_path.suffix}"] = recipe.profile_path
         document["profile"] = next(iter(files))
