@@ -17,7 +17,7 @@ class PlanException(message: String) : Exception("plan of the run: $message")
  * cool, quiet phone. [sustainedMinutes] above 0 adds a decode without a pause, for so long at most. [scoreIds] are
  * texts whose likelihood is computed.
  *
- * [cores] and [countInstructions] are read and then refused by the [Agent]: an app can do neither. Where power
+ * [cores], [countInstructions] and [golden] are read and then refused by the [Agent]: an app does none of them. Where power
  * can be read, each window that meters it lasts [energySeconds]; an app cannot read it.
  */
 data class Plan(
@@ -38,6 +38,7 @@ data class Plan(
     val sustainedMinutes: Double = 0.0,
     val scoreIds: List<List<Int>> = emptyList(),
     val countInstructions: Boolean = false,
+    val golden: Boolean = false,
 ) {
     /** Cores to bind to: their [numbers], or with null all but the slowest cluster ("fast"). */
     data class Cores(val numbers: List<Int>?)
@@ -65,6 +66,7 @@ data class Plan(
             "bundle", "threads", "adapter", "prompt_tokens", "decode_tokens", "repeats", "warmup", "depths",
             "prompts_ids", "max_new_tokens", "stop_ids", "settle_seconds", "cores", "energy_seconds",
             "sustained_minutes", "score_ids", "count_instructions",
+            "golden",
         )
     }
 }
@@ -97,6 +99,7 @@ private class PlanReader(private val members: JsonObject) {
                 list(all) { ids -> someCounts(ids)?.takeIf { it.size > 1 } }
             },
             countInstructions = field("count_instructions", "true or false", usual.countInstructions, ::truth),
+            golden = field("golden", "true or false", usual.golden, ::truth),
         )
         if (wrong.isEmpty()) contradiction(plan)?.let { wrong += it }
         if (wrong.isNotEmpty()) throw PlanException(wrong.joinToString("; "))
@@ -105,7 +108,7 @@ private class PlanReader(private val members: JsonObject) {
 
     private fun contradiction(plan: Plan): String? {
         val asked = plan.repeats > 0 || plan.promptsIds.isNotEmpty() || plan.scoreIds.isNotEmpty() ||
-            plan.sustainedMinutes > 0
+            plan.sustainedMinutes > 0 || plan.golden
         return when {
             plan.countInstructions && (asked || plan.threads != 1) ->
                 "count_instructions: a run that counts has one thread and does nothing else"

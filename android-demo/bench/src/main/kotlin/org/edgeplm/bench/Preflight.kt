@@ -4,7 +4,7 @@ import org.edgeplm.bundle.EngineException
 import org.edgeplm.bundle.TokenEngine
 
 /** What makes a run impossible, pointless or harmful: `runtimes/preflight.py`, and what an Android app cannot do. */
-internal object Preflight {
+object Preflight {
     private const val EMPTY_BATTERY = 5
 
     /** Refuses what no app can do. A plan that asks for it would otherwise get figures of something else. */
@@ -18,6 +18,11 @@ internal object Preflight {
             throw PlanException(
                 "count_instructions: Android keeps the processor's counters from apps. Count on a PC or a board: the " +
                     "same processor family and runtime version give the same instructions",
+            )
+        }
+        if (plan.golden) {
+            throw PlanException(
+                "golden: the app does not repeat golden prompts. Verify the bundle on a PC or a board: edgeplm verify",
             )
         }
     }
