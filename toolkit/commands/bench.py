@@ -1,8 +1,8 @@
 """`edgeplm bench`: latency and memory of a bundle on one device or several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -99,7 +99,6 @@ def command(
     from benchmarks.counting import count_instructions as count
     from benchmarks.lanes import Lane, lanes_json, measure_in_lanes
     from benchmarks.protocol import benchmark
-    from runtimes.instructions import PASSES
     from toolkit.errors import DeviceError
 
     if runtime is not None:
@@ -108,33 +107,23 @@ def command(
     kept = _Kept(out, several=len(opened) > 1, resume=resume, force=force)
     progress = watch()
 
+    setting: dict[str, Any] = {
+        "adapter": adapter, "prompt_tokens": prompt_tokens, "decode_tokens": decode_tokens,
+    }  # fmt: skip
+    if not count_instructions:
+        setting |= {
+            "threads": threads, "repeats": repeats, "warmup": warmup, "cores": _core_list(cores),
+            "sustained_minutes": sustained,
+        }  # fmt: skip
+
     def measure(device: "Device") -> "Result":
         if count_instructions:
-            result = count(
-                bundle, device, adapter=adapter, prompt_tokens=prompt_tokens, decode_tokens=decode_tokens,
-                progress=progress,
-            )  # fmt: skip
+            result = count(bundle, device, **setting, progress=progress)
         else:
-            result = benchmark(
-                bundle, device, threads=threads, adapter=adapter, prompt_tokens=prompt_tokens,
-                decode_tokens=decode_tokens, repeats=repeats, warmup=warmup, settle_seconds=settle,
-                cores=_core_list(cores), sustained_minutes=sustained, progress=progress,
-            )  # fmt: skip
+            result = benchmark(bundle, device, **setting, settle_seconds=settle, progress=progress)
         kept.keep(result)
         return result
 
-    setting = (
-        threads,
-        adapter,
-        prompt_tokens,
-        decode_tokens,
-        repeats,
-        warmup,
-        _core_list(cores),
-        sustained > 0,
-    )
-    if count_instructions:
-        setting = (1, adapter, prompt_tokens, decode_tokens, PASSES, 1, None, False)
     done = {device.name: kept.earlier(device.name, bundle, setting) for device in opened}
     to_do = [device for device in opened if done[device.name] is None]
     measured = {lane.device: lane for lane in measure_in_lanes(to_do, measure)}
@@ -207,7 +196,7 @@ class _Kept:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_result(result, path)
 
-    def earlier(self, device: str, bundle: Path, setting: tuple[object, ...]) -> "Result | None":
+    def earlier(self, device: str, bundle: Path, setting: Mapping[str, Any]) -> "Result | None":
         """With --resume: the result that is there already, of the same bundle measured in the same way."""
         path = self.path(device)
         if not self._resume or path is None:
@@ -219,16 +208,27 @@ class _Kept:
         digest = sha256_of(bundle / MANIFEST)
 
         def same(result: "Result") -> bool:
-            was = result.setting
-            # Which cores are the fast ones the device has decided.
-            cores = setting[6] if setting[6] == "fast" and was.cores else tuple(was.cores or ()) or None
-            asked = (
-                was.threads, was.adapter, was.prompt_tokens, was.decode_tokens, was.repeats, was.warmup,
-                cores, "sustained_rate" in result.statistics,
-            )  # fmt: skip
-            return asked == setting and result.environment.bundle.manifest_sha256 == digest
+            return result.environment.bundle.manifest_sha256 == digest and _measured_so(result, setting)
 
         return earlier_result(path, device, same)
+
+
+def _measured_so(result: "Result", setting: Mapping[str, Any]) -> bool:
+    """Whether `result` is what a measurement with `setting` gives; a count has fewer settings than a time."""
+    was = result.setting
+    counted = any(sample["kind"] == "instructions" for sample in result.samples)
+    if counted == ("repeats" in setting):
+        return False
+    for name, asked in setting.items():
+        if name == "sustained_minutes":
+            fits = ("sustained_rate" in result.statistics) == (asked > 0)
+        elif name == "cores":  # which cores are the fast ones the device has decided
+            fits = bool(was.cores) if asked == "fast" else tuple(was.cores or ()) == tuple(asked or ())
+        else:
+            fits = getattr(was, name) == asked
+        if not fits:
+            return False
+    return True
 
 
 def _print_one(result: "Result") -> None:
