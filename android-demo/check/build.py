@@ -176,7 +176,9 @@ class Modules:
         """Compile and run tests; returns how many there were."""
         kotlin_test = [self.tools.library(each) for each in ("kotlin-test", "kotlin-test-junit")]
         classpath = [self.tools.gson, *modules, *kotlin_test, *self.tools.junit]
-        self.tools.compile(sources, self.jar(name), classpath)
+        # As in Gradle's build, the tests see what is internal to the modules that they test.
+        friends = f"-Xfriend-paths={','.join(map(str, modules))}"
+        self.tools.compile(sources, self.jar(name), classpath, friends)
         classpath += [self.jar(name), self.tools.library("kotlin-stdlib")]
         junit = [
             *JAVA,

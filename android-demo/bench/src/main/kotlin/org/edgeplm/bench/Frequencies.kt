@@ -8,7 +8,7 @@ import kotlin.math.round
  * How long the processor ran at which frequency, as `runtimes/sensors.py` tells it: for each cpufreq policy its
  * `cores` and `seconds` by MHz (Documentation/cpu-freq/cpufreq-stats).
  */
-object Frequencies {
+internal object Frequencies {
     private const val TICKS = 100.0 // the kernel counts in hundredths of a second
 
     /** Since boot; null where the kernel does not tell, or not this app. */

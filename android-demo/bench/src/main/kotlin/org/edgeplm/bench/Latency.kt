@@ -6,7 +6,7 @@ import org.edgeplm.bundle.TokenEngine
  * The latency part: warm-up and repeats of one prefill and, at each depth, single decode steps. Between repeats it
  * waits for the temperature at which the first one started.
  */
-class Latency(
+internal class Latency(
     private val plan: Plan,
     private val engine: TokenEngine,
     private val samples: Samples,

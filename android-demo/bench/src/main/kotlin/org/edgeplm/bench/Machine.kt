@@ -132,7 +132,7 @@ class Machine(
 }
 
 /** The text of a file of /proc or /sys without blanks around it; null if it is empty or cannot be read. */
-fun readText(path: File): String? = try {
+internal fun readText(path: File): String? = try {
     path.readText().trim('\u0000', ' ', '\n', '\t').ifEmpty { null }
 } catch (_: IOException) {
     null

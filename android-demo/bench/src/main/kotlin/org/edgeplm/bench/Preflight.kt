@@ -4,7 +4,7 @@ import org.edgeplm.bundle.EngineException
 import org.edgeplm.bundle.TokenEngine
 
 /** What makes a run impossible, pointless or harmful: `runtimes/preflight.py`, and what an Android app cannot do. */
-object Preflight {
+internal object Preflight {
     private const val EMPTY_BATTERY = 5
 
     /** Refuses what no app can do. A plan that asks for it would otherwise get figures of something else. */

@@ -6,7 +6,7 @@ import kotlin.math.exp
 import kotlin.math.ln
 
 /** How well a bundle answers, as `runtimes/quality.py`: greedy answers, and the likelihood of given texts. */
-class Quality(private val plan: Plan, private val engine: TokenEngine, private val samples: Samples) {
+internal class Quality(private val plan: Plan, private val engine: TokenEngine, private val samples: Samples) {
     fun run() {
         plan.promptsIds.forEachIndexed { index, ids ->
             samples.begin("answer ${index + 1} of ${plan.promptsIds.size}")

@@ -10,7 +10,7 @@ import kotlin.math.round
  * Every minute is a sample `sustained`; the sensors are read between minutes. At last a sample `sustained end` says
  * whether the rate settled. A minute lasts [minuteSeconds].
  */
-class Sustained(
+internal class Sustained(
     private val plan: Plan,
     private val engine: TokenEngine,
     private val samples: Samples,

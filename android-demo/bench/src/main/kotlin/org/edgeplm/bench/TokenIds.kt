@@ -25,7 +25,7 @@ object TokenIds {
 }
 
 /** Enough ids for a plan whose depths fit the context length. */
-fun Plan.tokenIds(vocabSize: Int): IntArray =
+internal fun Plan.tokenIds(vocabSize: Int): IntArray =
     TokenIds.of(vocabSize, maxOf(promptTokens, depths.max() + decodeTokens + 1))
 
 private class MersenneTwister(seed: Int) {
