@@ -33,7 +33,7 @@ from toolkit.quality import (
     write_answers,
 )
 from toolkit.recipe import Recipe
-from toolkit.runfolder import RunFolder, Stage
+from toolkit.runfolder import RunFolder, Stage, identity
 from toolkit.tasks import Task, load_task
 
 _WEIGHTS = "weights.safetensors"
@@ -400,12 +400,7 @@ def _attached(run: _Run) -> str | None:
 
 
 def _identity(run: _Run) -> dict[str, Any]:
-    return {
-        "model": run.base.sha256,
-        "task": run.task.as_dict(),
-        "profile": run.profile.digest(),
-        "seed": run.recipe.seed,
-    }
+    return identity(run.base.sha256, run.task, run.profile, run.recipe.seed)
 
 
 def _write_report(result: RunResult, base: BaseModel, command: str | None) -> None:

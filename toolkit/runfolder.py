@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit import __version__
 from toolkit.errors import EdgePLMError
 from toolkit.files import staged_directory, write_atomic
+
+if TYPE_CHECKING:
+    from toolkit.profiles import Profile
+    from toolkit.tasks import Task
 
 _MARKERS = ".stages"
 _IDENTITY = "run.json"
@@ -108,6 +112,11 @@ class Stage:
 def _key_of(name: str, inputs: Mapping[str, Any]) -> str:
     canonical = json.dumps({"stage": name, "edgeplm": __version__, **inputs}, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def identity(model: str, task: "Task", profile: "Profile", seed: int) -> dict[str, Any]:
+    """What every stage depends on: the base model's sha256, the task, the person's examples, the seed."""
+    return {"model": model, "task": task.as_dict(), "profile": profile.digest(), "seed": seed}
 
 
 def _key_in(marker: Path) -> str | None:

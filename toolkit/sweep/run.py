@@ -17,7 +17,7 @@ from toolkit.models import BaseModel, cache_folder, resolve_model
 from toolkit.profiles import Example, Profile, read_profile
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import Recipe
-from toolkit.runfolder import RunFolder
+from toolkit.runfolder import RunFolder, identity
 from toolkit.sweep.measure import Part, evaluations, measure
 from toolkit.sweep.result import Arm, Sweep, choose_ratio
 from toolkit.tasks import Task, load_task
@@ -255,9 +255,4 @@ def _arms(
 
 
 def _identity(run: _Sweep) -> dict[str, Any]:
-    return {
-        "model": run.base.sha256,
-        "task": run.task.as_dict(),
-        "profile": run.profile.digest(),
-        "seed": run.recipe.seed,
-    }
+    return identity(run.base.sha256, run.task, run.profile, run.recipe.seed)
