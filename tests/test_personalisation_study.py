@@ -150,7 +150,7 @@ def test_unselected_examples_are_whatever_can_be_trained_on(model: Path, tmp_pat
     folder.mkdir(parents=True)
     answer = json.dumps({"text": json.dumps({"examples": found})})
     (folder / "teacher-answers.jsonl").write_text(answer + "\n")
-    recipe = setting_of(model, examples=3).recipe()
+    recipe = setting_of(model, examples=3, teacher_style="instruction").recipe()
     chosen = unselected_examples(profile, task, recipe, tmp_path)
     assert [each.input for each in chosen] == ["junk", "Ada Lovelace again", "other"]
     assert {each.output for each in chosen} == {"3"}

@@ -15,6 +15,7 @@ HIDEABLE = ("url", "email", "iban", "card", "address", "phone", "ip", "id", "per
             "name")  # fmt: skip
 HIDDEN = tuple(kind for kind in HIDEABLE if kind not in ("place", "organisation"))
 NOTHING = "nothing"
+INSTRUCTION, PATTERN = STYLES = ("instruction", "pattern")
 _REQUESTS_FOR_ONE = 4  # where the recipe sets no limit: what is written badly is asked for again
 
 
@@ -40,6 +41,12 @@ _SOURCE = (
     "such as https://api.openai.com/v1."
 )
 
+_STYLE = (
+    "How the teacher is asked. `instruction`: told what to write, for several examples at a time as JSON. "
+    "`pattern`: shown a conversation of examples to go on with, one example a request, which models below a "
+    "billion parameters or so do better. null: an instruction for an address, a pattern for a local model."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRecipe(Settings):
@@ -59,8 +66,14 @@ class TeacherRecipe(Settings):
         test=lambda name: re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) is not None,
         secret=True,
     )
+    style: str | None = setting(None, _STYLE, choices=STYLES)
     prompt_price: float = setting(0.0, "Price of a million prompt tokens.", at_least=0)
     completion_price: float = setting(0.0, "Price of a million completion tokens.", at_least=0)
+
+    @property
+    def asked_for(self) -> str:
+        """How it is asked, one of STYLES."""
+        return self.style or (INSTRUCTION if is_endpoint(self.teacher) else PATTERN)
 
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
@@ -102,6 +115,7 @@ class AugmentRecipe(Settings):
         test=lambda name: re.fullmatch(r"[A-Z_][A-Z0-9_]*", name) is not None,
         secret=True,
     )
+    style: str | None = setting(None, _STYLE, choices=STYLES)
     prompt_price: float = setting(
         0.0, "Price of a million prompt tokens, in whatever currency `max_cost` is in.", at_least=0
     )
@@ -218,9 +232,15 @@ class AugmentRecipe(Settings):
         """Synthetic examples to keep beside `real` ones that are trained on: one at least, if any."""
         return min(self.examples, max(1, round(self.ratio * real))) if self.writes else 0
 
+    def examples_in(self, style: str, network: bool) -> int:
+        """Examples that one request asks for: over the network a pattern is a request of its own."""
+        return 1 if network and style == PATTERN else self.examples_per_request
+
     def most_requests(self, wanted: int) -> int:
         """Requests to make at most for so many examples."""
-        return self.max_requests or max(1, _REQUESTS_FOR_ONE * -(-wanted // self.examples_per_request))
+        teachers = self.all_teachers
+        fewest = min(self.examples_in(each.asked_for, is_endpoint(each.teacher)) for each in teachers)
+        return self.max_requests or max(1, _REQUESTS_FOR_ONE * -(-wanted // fewest))
 
     @property
     def all_teachers(self) -> tuple[TeacherRecipe, ...]:
@@ -229,6 +249,7 @@ class AugmentRecipe(Settings):
             teacher=self.teacher,
             model=self.model,
             api_key_env=self.api_key_env,
+            style=self.style,
             prompt_price=self.prompt_price,
             completion_price=self.completion_price,
         )

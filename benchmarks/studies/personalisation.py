@@ -26,6 +26,7 @@ from benchmarks.studies.personalisation_arms import (
     BASE,
     UNSELECTED,
     Setting,
+    ask_teacher,
     is_written,
     study_person,
     synthetic_examples,
@@ -52,6 +53,7 @@ from toolkit.fleet.plan import key_of
 from toolkit.models import DEFAULT_SOURCE, BaseModel, resolve_model
 from toolkit.progress import Progress
 from toolkit.recipe import is_endpoint
+from toolkit.recipe_augment import PATTERN, STYLES
 
 _COUNT = click.IntRange(min=1)
 _RECORD = "study.json"
@@ -108,7 +110,9 @@ def _ask_teacher(people: Sequence[Person], base: BaseModel, setting: Setting, ou
         ThreadPoolExecutor(len(people)) as pool,
     ):
         recipe = setting.recipe(address)
-        list(pool.map(lambda person: synthetic_examples(person, recipe, base, out), people))
+        list(pool.map(lambda person: ask_teacher(person, recipe, base, out), people))
+        for person in people:
+            synthetic_examples(person, recipe, base, out)
 
 
 def report(
@@ -136,7 +140,7 @@ def report(
 @click.option("--longest", type=_COUNT, default=300, show_default=True, help="Characters kept of an input.")
 @click.option("--examples", type=_COUNT, default=8, show_default=True, help="Synthetic examples a person.")
 @click.option(
-    "--requests", type=_COUNT, default=4, show_default=True, help="Requests to the teacher for one."
+    "--requests", type=_COUNT, default=24, show_default=True, help="Requests to the teacher for one."
 )
 @click.option("--epochs", type=_COUNT, default=2, show_default=True, help="Passes over the examples.")
 @click.option("--retrieved", type=_COUNT, default=2, show_default=True, help="History items in a prompt.")
@@ -145,6 +149,8 @@ def report(
 )
 @click.option("--model", default=DEFAULT_SOURCE, show_default=True, metavar="SOURCE", help="Device model.")
 @click.option("--teacher", default=DEFAULT_SOURCE, show_default=True, metavar="SOURCE", help="Its teacher.")
+@click.option("--teacher-style", type=click.Choice(STYLES), default=PATTERN, show_default=True,
+              help="How it is asked: to follow an instruction, or to go on with a pattern.")  # fmt: skip
 @click.option("--teacher-dtype", type=click.Choice(["float32", "bfloat16"]), default="float32",
               show_default=True, help="What the teacher computes in.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

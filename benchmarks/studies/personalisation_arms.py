@@ -13,9 +13,10 @@ from benchmarks.studies.people import Person
 from toolkit.augment import Augmentation, read_augmentation, write_augmentation, write_synthetic
 from toolkit.augment.filters import held_out_texts, normalised
 from toolkit.augment.plan import open_placeholders
-from toolkit.augment.reading import Fields, read_json_examples
+from toolkit.augment.reading import Candidate, Fields, read_json_examples, read_pattern
 from toolkit.augment.result import REPORT_FILE
 from toolkit.augment.run import shown_to_teachers
+from toolkit.augment.selection import Learner, candidates_for
 from toolkit.commands.common import parse_changes
 from toolkit.finetune import REAL, SYNTHETIC, Finetuning, adapter_folder, finetune, open_chat
 from toolkit.fleet.plan import key_of
@@ -23,6 +24,7 @@ from toolkit.models import BaseModel, load_model
 from toolkit.profiles import Example, Profile
 from toolkit.quality import answer_limit, prompt_limit, query_prompts, scored
 from toolkit.recipe import Recipe, recipe_from_dict, replace_fields
+from toolkit.recipe_augment import PATTERN
 from toolkit.tasks import Task
 
 BASE, RETRIEVAL, UNSELECTED = "base", "retrieval", "real+unselected"
@@ -30,6 +32,7 @@ REAL_RETRIEVAL, SYNTHETIC_RETRIEVAL = f"{REAL}, {RETRIEVAL}", f"{SYNTHETIC}, {RE
 SHIPPED, MEDIAN = "as shipped", "own median"
 ARMS = (MEDIAN, BASE, RETRIEVAL, REAL, SYNTHETIC, UNSELECTED, REAL_RETRIEVAL, SYNTHETIC_RETRIEVAL, SHIPPED)
 _ANSWERS = "teacher-answers.jsonl"
+_REAL_ADAPTER = "real-adapter"  # trained to select by, and the real-only arm
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,12 @@ class Setting:
     queries: int = 4
     longest: int = 300
     examples: int = 8
-    requests: int = 4
-    answer_tokens: int = 160
+    requests: int = 24
+    answer_tokens: int = 128
     epochs: int = 2
     retrieved: int = 2
     unselected: bool = False
+    teacher_style: str = PATTERN
     teacher_dtype: str = "float32"
     teacher_top_p: float = 0.7
     seed: int = 0
@@ -75,9 +79,11 @@ class Setting:
                 "augment": {
                     "teacher": address,
                     "model": self.teacher,
+                    "style": self.teacher_style,
                     "examples": self.examples,
                     "max_requests": self.requests,
                     "answer_tokens": self.answer_tokens,
+                    "concurrency": 8,
                     "timeout": 1200.0,
                 },
                 "finetune": {"epochs": self.epochs, "retrieved": self.retrieved},
@@ -106,19 +112,42 @@ def is_written(person: Person, out: Path) -> bool:
     return (_synthetic(person, out) / REPORT_FILE).exists()
 
 
+def ask_teacher(person: Person, recipe: Recipe, base: BaseModel, out: Path) -> None:
+    """Have the teacher's answers for a person on disk, where `synthetic_examples` finds them.
+
+    Nothing is chosen by models, which must not be trained in several threads; this may be called in many.
+    """
+    settings, folder = recipe.augment, _synthetic(person, out)
+    shutil.rmtree(folder, ignore_errors=True)  # of a study that was killed
+    wanted = settings.wanted(len(shown_to_teachers(person.profile, recipe).history))
+    every = replace(
+        settings,
+        examples=candidates_for(wanted, settings.select),
+        ratio=100.0,
+        select=replace(settings.select, enabled=False),
+    )
+    _written(person, replace(recipe, augment=every), base, folder)
+
+
 def synthetic_examples(person: Person, recipe: Recipe, base: BaseModel, out: Path) -> Augmentation:
-    """What the teacher wrote for a person, asked as the product does; from `out` if it is there already."""
+    """What the teacher wrote for a person, chosen as the product does; from `out` if it is there already."""
     folder = _synthetic(person, out)
     if is_written(person, out):
         return read_augmentation(folder)
-    shutil.rmtree(folder, ignore_errors=True)  # of a study that was killed
-    folder.mkdir(parents=True)
-    made = write_synthetic(
-        person.profile, person.task, recipe, base,
-        answers_path=folder / _ANSWERS, audit_path=folder / "audit.jsonl",
-    )  # fmt: skip
+    made = _written(person, recipe, base, folder)
     write_augmentation(made, folder)
     return made
+
+
+def _written(person: Person, recipe: Recipe, base: BaseModel, folder: Path) -> Augmentation:
+    folder.mkdir(parents=True, exist_ok=True)
+    learner = Learner(
+        base, person.profile, person.task, recipe.finetune, recipe.seed, folder=folder / _REAL_ADAPTER
+    )
+    return write_synthetic(
+        person.profile, person.task, recipe, base, learner=learner,
+        answers_path=folder / _ANSWERS, audit_path=folder / "audit.jsonl",
+    )  # fmt: skip
 
 
 def unselected_examples(profile: Profile, task: Task, recipe: Recipe, out: Path) -> list[Example]:
@@ -133,10 +162,16 @@ def unselected_examples(profile: Profile, task: Task, recipe: Recipe, out: Path)
     restore: Callable[[str], str] = hidden.restore if hidden else str
     held_out = set(held_out_texts(shown.queries, task))
     labelled = bool(task.history_has_answers and task.labels)
+
+    def read_answer(text: str) -> list[Candidate]:
+        if recipe.augment.all_teachers[0].asked_for == PATTERN:
+            return [read_pattern(text, Fields.of(task), label=None, one_line=True)]
+        return read_json_examples(text, Fields.of(task))
+
     found: list[Example] = []
     with open(out / "synthetic" / key_of(profile.user_id) / _ANSWERS, encoding="utf-8") as lines:
         for line in lines:
-            for each in read_json_examples(json.loads(line)["text"], Fields.of(task)):
+            for each in read_answer(json.loads(line)["text"]):
                 text, output = restore(each.input), restore(each.output)
                 read = task.parse(output) if labelled else output
                 leaks = normalised(text) in held_out or (not labelled and normalised(output) in held_out)
@@ -153,12 +188,14 @@ def study_person(
     Where no synthetic example was kept, the real-only adapter is what a run would have, and stands in.
     """
     task, profile = person.task, person.profile
+    learned = _synthetic(person, out) / _REAL_ADAPTER
     started = time.process_time()
     with tempfile.TemporaryDirectory(dir=out) as name:
         scratch = Path(name)
         report = finetune(
-            base, profile, task, recipe.finetune, scratch / "selected", synthetic=made.kept, seed=recipe.seed
-        )
+            base, profile, task, recipe.finetune, scratch / "selected", synthetic=made.kept, seed=recipe.seed,
+            done=learned if learned.exists() else None,
+        )  # fmt: skip
         adapters = {each.name: adapter_folder(scratch / "selected", each.name) for each in report.adapters}
         adapters.setdefault(SYNTHETIC, adapters[REAL])
         trained = time.process_time()

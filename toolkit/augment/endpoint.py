@@ -37,7 +37,6 @@ class OpenAITeacher:
     as a Retry-After may ask for.
     """
 
-    style: Style = "instruction"
     network = True
 
     def __init__(
@@ -45,6 +44,7 @@ class OpenAITeacher:
         base_url: str,
         model: str,
         *,
+        style: Style = "instruction",
         api_key_env: str = "OPENAI_API_KEY",
         temperature: float = 0.9,
         timeout: float = 120.0,
@@ -60,6 +60,7 @@ class OpenAITeacher:
 
         address, on_loopback = _checked(base_url)
         self.name = f"{model} at {address}"
+        self.style = style
         self.price = price or Price()
         self._model = model
         self._key = "" if preview else _key(api_key_env, on_loopback)
@@ -94,11 +95,16 @@ class OpenAITeacher:
         """
         import openai
 
-        attempt = 0
+        attempt, failure = 0, ""
         while True:
             settings = self._settings(seed, schema)
             bound = (_most_tokens(messages, schema), self._answer_tokens)
-            self._budget.reserve(*bound, self.price)
+            try:
+                self._budget.reserve(*bound, self.price)
+            except BudgetSpentError as error:
+                if failure:  # the budget is not to blame: attempts that fail count too
+                    raise BudgetSpentError(f"{failure} (after {attempt} attempts; {error})") from None
+                raise
             used = (0, 0)
             try:
                 answer = self._create(messages, settings)
@@ -116,7 +122,7 @@ class OpenAITeacher:
                     raise refusal from None
                 used = bound if faults.may_have_been_paid(error) else used
                 self._wait_or_give_up(error, attempt)
-                attempt += 1
+                attempt, failure = attempt + 1, str(faults.error_of(error, self.name, self._key))
             else:
                 return completion
             finally:

@@ -62,9 +62,11 @@ class Planner:
                 shots=recipe.shots,
                 seed=seed,
                 has_placeholders=at_place is not None and bool(at_place.counts),
+                continues=not network,
             )
-            for at_place in self._hidden
+            for at_place, (_, network) in zip(self._hidden, teachers, strict=True)
         ]
+        self._each = [recipe.examples_in(style, network) for style, network in teachers]
         self._recipe = recipe
         self._requests = self._left = recipe.most_requests(self.wanted)
         self._seeds = _seeds(seed)
@@ -91,15 +93,20 @@ class Planner:
         None is left when the round has its examples or its requests are spent.
         """
         places = list(range(len(self._writers)) if among is None else among)
-        missing, each = self._goal - kept, self._recipe.examples_per_request
-        size = max(_ROUND, self._recipe.concurrency) * len(places)
-        wanted = next_labels(self.sieve.missing, size * each) if missing > 0 else []
+        missing = self._goal - kept
+        size = min(max(_ROUND, self._recipe.concurrency) * len(places), self._left - self._held_back)
+        turns = [places[number % len(places)] for number in range(size)]
+        asks = sum(self._each[place] for place in turns) if missing > 0 else 0
+        wanted = next_labels(self.sieve.missing, asks)
         asked: list[Asked] = []
-        for number in range(min(size, self._left - self._held_back, -(-missing // each))):
-            place = places[number % len(places)]
-            labels = wanted[number * each : (number + 1) * each]
+        begun = 0  # examples asked for
+        for place in turns:
+            if begun >= missing:
+                break
+            labels = wanted[begun : begun + self._each[place]]
             requests = self._writers[place].write(self._styles[place], labels, self._seeds)
             asked += [Asked(place, request) for request in requests]
+            begun += len(labels)
             self._left -= 1
         return asked
 

@@ -53,6 +53,9 @@ class PromptWriter:
 
     Shots are dealt like cards, from a deck shuffled by the seed: every example is shown before one is shown
     again, the oldest as often as the latest. In an instruction they are as unlike each other as can be.
+
+    `continues`: whether the teacher goes on with an assistant's turn that was begun. Not every chat endpoint
+    does, and none says; there the user's turns say how an answer begins.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class PromptWriter:
         shots: int,
         seed: int,
         has_placeholders: bool = False,
+        continues: bool = True,
     ) -> None:
         self._task = task
         self._history = tuple(history)
         self._shots = shots
         self._has_placeholders = has_placeholders
+        self._continues = continues
         self._random = random.Random(f"{seed}:shots")  # noqa: S311 - reproducible, not secret
         self._decks: dict[str | None, list[Example]] = {}
         self._fields = Fields.of(task)
@@ -102,10 +107,10 @@ class PromptWriter:
         """The examples in an answer; what cannot be read is a candidate with a problem."""
         if request.style == "instruction":
             return read_json_examples(text, self._fields)
-        found = read_pattern(
-            request.begun + text, self._fields, label=request.wanted[0], one_line=self._one_line
-        )
-        if truncated and found.problem is None and not self._ended(found, request.begun + text):
+        if self._continues or not self._fields.marks(text):
+            text = request.begun + text if self._continues else f"{request.begun} {text}"
+        found = read_pattern(text, self._fields, label=request.wanted[0], one_line=self._one_line)
+        if truncated and found.problem is None and not self._ended(found, text):
             return [Candidate(found.input, found.output, _CUT_OFF)]
         return [found]
 
@@ -119,11 +124,18 @@ class PromptWriter:
         begun = self._fields.begin(label, opening)
         turns: list[Message] = []
         for shot in shots:
-            turns.append({"role": "user", "content": self._fields.ask})
+            own = None if label is None else self._task.gold(shot.output) or shot.output
+            first = self._fields.begin(own, _opening(shot.input) if opening else "")
+            turns.append({"role": "user", "content": self._asked(own, first)})
             turns.append({"role": "assistant", "content": self._fields.marked(shot.input, shot.output)})
-        turns.append({"role": "user", "content": self._fields.ask})
-        turns.append({"role": "assistant", "content": begun})
+        turns.append({"role": "user", "content": self._asked(label, begun)})
+        if self._continues:
+            turns.append({"role": "assistant", "content": begun})
         return Request("pattern", tuple(turns), seed, (label,), begun)
+
+    def _asked(self, label: str | None, begun: str) -> str:
+        """The user's turn, with how the answer begins where only that can say it."""
+        return self._fields.ask if self._continues or label is None else f"{self._fields.ask}\n{begun}"
 
     def _labelled_shots(self, label: str | None) -> tuple[list["Example"], str]:
         """Shots that all have the label, where there are enough, and the first words of one more.
@@ -136,7 +148,7 @@ class PromptWriter:
         spare = len(same) > self._shots
         alike = self._deal(label, min(self._shots + spare, len(same)), "pattern")
         if spare and len(alike) > min(_FEWEST_SHOTS, self._shots):
-            return alike[:-1], " ".join(alike[-1].input.split()[:_OPENING_WORDS])
+            return alike[:-1], _opening(alike[-1].input)
         fill = max(0, min(_FEWEST_SHOTS, self._shots) - len(alike))
         if fill:
             alike = [*self._others_of(label, alike)[:fill], *alike]
@@ -177,6 +189,10 @@ class PromptWriter:
             self._random.shuffle(deck)
             return deck
         return diverse_order(deck, self._shots - 1, self._random)[::-1]  # cards are taken from the end
+
+
+def _opening(text: str) -> str:
+    return " ".join(text.split()[:_OPENING_WORDS])
 
 
 def schema_of(task: "Task") -> Schema:

@@ -41,6 +41,15 @@ class Fields:
         article = "an" if self.output[0].lower() in "aeiou" else "a"
         return f"Write {article} {self.output.lower()}{with_input}."
 
+    @property
+    def mark(self) -> str:
+        """A regular expression for the mark of a part, at the beginning of a line."""
+        return f"^({'|'.join(re.escape(name) for name in (self.output, self.input) if name)}):"
+
+    def marks(self, text: str) -> bool:
+        """Whether a text has a mark at all."""
+        return re.search(self.mark, text, re.MULTILINE) is not None
+
     def marked(self, text: str, output: str) -> str:
         """One example with its marks, the output first."""
         return f"{self.output}: {output}" + (f"\n{self.input}: {text}" if self.input else "")
@@ -79,8 +88,7 @@ def read_pattern(text: str, fields: Fields, *, label: str | None, one_line: bool
     `one_line`: the person's texts have no line breaks, so that a line break ends one.
     """
     text = text.split(f"\n{fields.ask}", 1)[0]
-    marks = "|".join(re.escape(mark) for mark in (fields.output, fields.input) if mark)
-    parts = re.split(rf"^({marks}):", text, flags=re.MULTILINE)
+    parts = re.split(fields.mark, text, flags=re.MULTILINE)
     found: dict[str, str] = {}
     for mark, part in zip(parts[1::2], parts[2::2], strict=True):
         if mark in found:

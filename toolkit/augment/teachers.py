@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from toolkit.augment.budget import Budget, Price
 from toolkit.errors import TeacherError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 Schema = dict[str, Any]  # a JSON schema
-Style = Literal["instruction", "pattern"]
+Style = Literal["instruction", "pattern"]  # toolkit.recipe_augment.STYLES
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Teacher(Protocol):
     """A model that answers chat messages.
 
     `style` says how it is best asked: "instruction" for a model that follows instructions, "pattern" for a
-    small one that goes on with a few-shot pattern. A pattern's last message is the assistant's own
-    beginning: the teacher continues it, and the completion's text does not repeat it.
+    small one that goes on with a few-shot pattern. Where the teacher is not reached over the network, a
+    pattern's last message is the assistant's own beginning: the teacher continues it, and the completion's
+    text does not repeat it.
     """
 
     @property
@@ -108,7 +109,7 @@ def open_teachers(
         if is_network(source, recipe):
             opened.append(_open_endpoint(source, each, recipe, budget, audit, preview))
         elif not preview:
-            opened.append(_open_local(source, base, history, recipe.temperature, progress))
+            opened.append(_open_local(source, each, recipe, base, history, progress))
     return opened
 
 
@@ -144,6 +145,7 @@ def _open_endpoint(
     return OpenAITeacher(
         source,
         which.model,
+        style=_style(which),
         api_key_env=which.api_key_env,
         temperature=recipe.temperature,
         timeout=recipe.timeout,
@@ -159,9 +161,10 @@ def _open_endpoint(
 
 def _open_local(
     named: str,
+    which: "TeacherRecipe",
+    recipe: "AugmentRecipe",
     base: "BaseModel | None",
     history: "Sequence[Example]",
-    temperature: float,
     progress: Progress,
 ) -> Teacher:
     from toolkit.augment.local import LocalTeacher, room_for_answer
@@ -175,14 +178,20 @@ def _open_local(
             where="augment.teacher",
             mend="Name a model: local:SOURCE",
         )
-    tokenizer = load_tokenizer(base)
+    tokenizer, style = load_tokenizer(base), _style(which)
+    examples = 1 if style == "pattern" else recipe.examples_per_request
     return LocalTeacher(
         load_model(base),
         tokenizer,
         name=f"{base.source} ({base.sha256[:12]})",
-        temperature=temperature,
-        max_new_tokens=room_for_answer(history, tokenizer),
+        style=style,
+        temperature=recipe.temperature,
+        max_new_tokens=examples * room_for_answer(history, tokenizer),
     )
+
+
+def _style(which: "TeacherRecipe") -> Style:
+    return cast(Style, which.asked_for)
 
 
 def _host(address: str) -> str:
