@@ -6,16 +6,17 @@ import threading
 import time
 
 import pytest
-from scripted import json_lines, recipe, writer
+from scripted import json_lines, rater, recipe, writer
 from teacher_server import KEY, Server, completion, error
 
 from toolkit.augment import augment, open_teachers
 from toolkit.augment.endpoint import OpenAITeacher
 from toolkit.augment.teachers import RequestFailedError
 from toolkit.errors import TeacherError
+from toolkit.recipe_augment import TeacherRecipe
 from toolkit.tasks import load_task
 
-REWRITE = load_task("rewrite")
+RATING, REWRITE = load_task("lamp-3"), load_task("rewrite")
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -220,6 +221,30 @@ def test_a_whole_augmentation_over_http(serve, monkeypatch):
     sent = json.dumps(server.bodies)
     assert "SECRET GOLD" not in sent
     assert "ladder" not in sent
+
+
+def test_a_pattern_over_http_is_one_example_a_request_and_no_json(serve, monkeypatch):
+    nouns = iter(["bell", "lamp", "rug", "vase", "oar", "drum", "sled", "harp"])
+    server = serve(lambda number, body: completion(f"Score: 5\nText: The {next(nouns)} came, and I keep it."))
+    settings = recipe(
+        teacher=server.url, model="m", style="pattern", examples=3, examples_per_request=4, max_requests=8,
+        near_duplicate=1.0, hide=("nothing",), concurrency=1,
+    )  # fmt: skip
+    done = augment(rater((0, 0, 0, 0, 5)), RATING, open_teachers(settings), settings, seed=0)
+    assert [example.output for example in done.kept] == ["5", "5", "5"]
+    assert done.requests == len(server.bodies) == 3
+    assert all("response_format" not in body for body in server.bodies)
+    assert all(body["messages"][-1]["role"] == "user" for body in server.bodies)
+
+
+def test_how_a_teacher_is_asked_is_a_field_for_each(serve):
+    server = serve(lambda number, body: completion("fine"))
+    more = TeacherRecipe(teacher=server.url, model="small", style="pattern")
+    settings = recipe(teacher=server.url, model="large", more_teachers=(more,), max_requests=None)
+    assert [teacher.style for teacher in open_teachers(settings)] == ["instruction", "pattern"]
+    # Four times as many as would do, were every request for as few examples as the second teacher's.
+    assert settings.most_requests(6) == 24
+    assert recipe(teacher=server.url, model="large", max_requests=None).most_requests(6) == 12
 
 
 def test_the_recipe_opens_an_endpoint(serve):

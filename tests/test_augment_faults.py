@@ -261,7 +261,8 @@ def test_a_budget_stops_before_it_is_exceeded(serve, monkeypatch, limits, field)
 
 def test_failed_attempts_are_in_the_budget_too(serve):
     server, budget = serve(lambda number, body: (500, error("down"))), Budget(requests=3)
-    with pytest.raises(TeacherError, match=r"augment\.max_requests"):
+    cause = r"fails \(status 500\).* \(after 3 attempts; augment\.max_requests: "
+    with pytest.raises(TeacherError, match=cause):
         teacher_of(server, retries=9, budget=budget).complete(MESSAGES, seed=1)
     assert (len(server.bodies), budget.tokens) == (3, 0)
 

@@ -221,3 +221,16 @@ def test_an_answer_does_not_go_round_in_circles():
         row.append(token)
     assert not any(banned[:12])
     assert banned[17]
+
+
+def test_a_local_teacher_that_follows_instructions_has_room_for_all_examples(base):
+    history = rater().history
+    alone, together = (
+        open_teachers(recipe(style=style, examples_per_request=3), base=base, history=history)[0]
+        for style in (None, "instruction")
+    )
+    assert (alone.style, together.style) == ("pattern", "instruction")
+    asked = [{"role": "user", "content": "Go on."}]
+    room = room_for_answer(history, load_tokenizer(base))
+    assert alone.complete(asked, seed=1).completion_tokens <= room
+    assert room < together.complete(asked, seed=1).completion_tokens <= 3 * room

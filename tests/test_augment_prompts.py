@@ -75,6 +75,57 @@ def test_a_pattern_for_text_begins_with_the_persons_own_words():
     assert request.messages[0]["content"] == "Write an output and its input."
 
 
+def chat_requests(profile, task, wanted, *, shots=3):
+    """Patterns for a teacher that does not go on with a turn that was begun, and who reads its answers."""
+    asker = PromptWriter(task, profile.history, shots=shots, seed=0, continues=False)
+    return asker, asker.write("pattern", wanted, count())
+
+
+def test_a_pattern_for_an_endpoint_says_in_the_users_turns_how_an_answer_begins():
+    _, (request,) = chat_requests(rater(), RATING, ["5"])
+    assert [message["role"] for message in request.messages] == ["user", "assistant"] * 3 + ["user"]
+    for asked, answered in zip(request.messages[0:-1:2], request.messages[1::2], strict=True):
+        ask, begun = asked["content"].split("\n", 1)
+        assert ask == SCORE_TEXT.ask
+        assert answered["content"].startswith(begun)
+        assert answered["content"] != begun
+    assert request.messages[-1]["content"] == f"{SCORE_TEXT.ask}\n{request.begun}"
+
+
+def test_a_pattern_for_an_endpoint_names_each_shots_own_label():
+    _, (request,) = chat_requests(rater((1, 0, 0, 2, 5)), RATING, ["1"])
+    labels = [message["content"].split("\n")[1] for message in request.messages[::2]]
+    assert labels[-2:] == ["Score: 1", "Score: 1"]
+    assert labels[0] in ("Score: 4", "Score: 5")
+
+
+def test_a_pattern_for_an_endpoint_needs_no_beginning_where_there_is_no_label():
+    _, (request,) = chat_requests(writer(), REWRITE, [None])
+    assert {message["content"] for message in request.messages[::2]} == {"Write an output and its input."}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Score: 5\nText: The kettle came and sings.",  # as the shots are
+        "Text: The kettle came and sings.\nScore: 4",  # the label is the one that was asked for
+    ],
+)
+def test_an_endpoints_pattern_is_read_by_its_marks(answer):
+    asker, (request,) = chat_requests(rater(), RATING, ["5"])
+    (found,) = asker.read(request, answer, truncated=False)
+    assert found == Candidate("The kettle came and sings.", "5")
+
+
+def test_an_answer_without_marks_goes_on_where_the_question_ended():
+    asker, (request,) = chat_requests(rater(), RATING, ["5"])
+    (found,) = asker.read(request, "came and sings.", truncated=False)
+    assert found == Candidate(f"{request.begun.split('Text: ')[1]} came and sings.", "5")
+    asker, (request,) = chat_requests(writer(), REWRITE, [None])
+    (found,) = asker.read(request, "oi / kettle / ta", truncated=False)
+    assert found.problem == 'no "Input:" in the answer'
+
+
 def test_every_pattern_asks_for_one_example_with_its_own_seed():
     found = requests(rater(), RATING, "pattern", ["1", "4", "5"])
     assert [request.wanted for request in found] == [("1",), ("4",), ("5",)]
