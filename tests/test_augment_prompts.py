@@ -5,7 +5,7 @@ import pytest
 from scripted import json_lines, rater, writer
 
 from toolkit.augment.prompts import PromptWriter, instruction
-from toolkit.augment.reading import Candidate, Fields, read_json_examples, read_pattern
+from toolkit.augment.reading import Candidate, Fields, read_json_examples, read_pattern, whole_sentences
 from toolkit.profiles import Example, Profile
 from toolkit.tasks import load_task
 
@@ -124,6 +124,36 @@ def test_an_answer_without_marks_goes_on_where_the_question_ended():
     asker, (request,) = chat_requests(writer(), REWRITE, [None])
     (found,) = asker.read(request, "oi / kettle / ta", truncated=False)
     assert found.problem == 'no "Input:" in the answer'
+
+
+def test_an_input_that_was_cut_off_keeps_its_whole_sentences():
+    asker, (request,) = chat_requests(rater(), RATING, ["5"])
+    (found,) = asker.read(request, 'Score: 5\nText: It is "here." And it sings. When I', truncated=True)
+    assert found == Candidate('It is "here." And it sings.', "5")
+    (found,) = asker.read(request, "Score: 5\nText: It is here and", truncated=True)
+    assert found.problem == "cut off at the token limit"
+
+
+def test_an_output_that_was_cut_off_is_no_example():
+    tweets = tuple(Example(str(number), "", f"tea number {number}") for number in range(4))
+    asker = PromptWriter(TWEET, tweets, shots=3, seed=0)
+    (request,) = asker.write("pattern", [None], count())
+    (found,) = asker.read(request, " Tea again. And then", truncated=True)
+    assert found.problem == "cut off at the token limit"
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("One. Two", "One."),
+        ("Version 3.2 of", ""),
+        ("Really?! Yes", "Really?!"),
+        ("茶。また", "茶。"),
+        ("", ""),
+    ],
+)
+def test_whole_sentences(text, whole):
+    assert whole_sentences(text) == whole
 
 
 def test_every_pattern_asks_for_one_example_with_its_own_seed():

@@ -55,7 +55,8 @@ class Setting:
     longest: int = 300
     examples: int = 8
     requests: int = 24
-    answer_tokens: int = 128
+    shots: int = 3
+    answer_tokens: int = 96
     epochs: int = 2
     retrieved: int = 2
     unselected: bool = False
@@ -82,6 +83,7 @@ class Setting:
                     "style": self.teacher_style,
                     "examples": self.examples,
                     "max_requests": self.requests,
+                    "shots": self.shots,
                     "answer_tokens": self.answer_tokens,
                     "concurrency": 8,
                     "timeout": 1200.0,

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 from toolkit.augment.diversity import diverse_order
 from toolkit.augment.manner import Manner, manner_of
-from toolkit.augment.reading import Candidate, Fields, read_json_examples, read_pattern
+from toolkit.augment.reading import (
+    Candidate,
+    Fields,
+    read_json_examples,
+    read_pattern,
+    whole_sentences,
+)
 from toolkit.augment.teachers import Message, Schema, Style
 
 if TYPE_CHECKING:
@@ -111,6 +117,9 @@ class PromptWriter:
             text = request.begun + text if self._continues else f"{request.begun} {text}"
         found = read_pattern(text, self._fields, label=request.wanted[0], one_line=self._one_line)
         if truncated and found.problem is None and not self._ended(found, text):
+            # The output came first and is whole; of its input the whole sentences do.
+            if self._task.history_needs_input and (whole := whole_sentences(found.input)):
+                return [Candidate(whole, found.output)]
             return [Candidate(found.input, found.output, _CUT_OFF)]
         return [found]
 

@@ -101,6 +101,12 @@ def read_pattern(text: str, fields: Fields, *, label: str | None, one_line: bool
     return Candidate(found.get(fields.input or "", ""), output)
 
 
+def whole_sentences(text: str) -> str:
+    """A text without the last sentence, which was cut off; empty where it is the only one."""
+    ends = [match.end() for match in re.finditer(r"[.!?…][\"'”’)\]]*(?=\s)|[。！？]", text)]
+    return text[: ends[-1]] if ends else ""
+
+
 def _from_json(item: dict[str, Any], fields: Fields) -> Candidate:
     values = {}
     for key in ("input", "output") if fields.input else ("output",):
