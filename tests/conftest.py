@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from adb_device import FakePhone
 from adb_server import AdbServer, running
+from s3_server import S3Server
 from sshd import Sshd
 from teacher_server import KEY, Server
 
@@ -108,3 +109,25 @@ def device(sshd: Sshd) -> "Iterator[RemoteDevice]":
     device = RemoteDevice(SshShell(sshd.name, config=sshd.config))
     yield device
     device.close()
+
+
+@pytest.fixture(scope="session")
+def one_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server for all tests that need one; they are left out where its packages are not installed."""
+    for package in ("s3fs", "moto", "flask", "flask_cors"):
+        pytest.importorskip(package, reason=f"no {package} here (pip install -e '.[dev]')")
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(one_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The server, for this test and the programs that it starts, whose environment has the key."""
+    import s3fs
+
+    for name, value in one_s3_server.variables.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()  # a file system that is open keeps the key that it began with
+    yield one_s3_server
+    s3fs.S3FileSystem.clear_instance_cache()

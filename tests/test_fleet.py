@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fleet_people import write_people, write_recipe
+from s3_server import BUCKET
 from safetensors.torch import load_file
 
 import toolkit.fleet.store as store_module
@@ -41,9 +42,12 @@ def base(recipe: Recipe) -> BaseModel:
     return resolve_model(recipe.model_source)
 
 
-@pytest.fixture(params=["folder", "file", "memory"])
+@pytest.fixture(params=["folder", "file", "memory", "s3"])
 def url(request: Any, tmp_path: Path) -> str:
-    """Somewhere to keep things: a folder, and URLs of two file systems that fsspec brings."""
+    """Somewhere to keep things: a folder, URLs of two file systems that fsspec brings, and a real S3."""
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        return f"s3://{BUCKET}/{tmp_path.name}"
     return {
         "folder": str(tmp_path / "out"),
         "file": f"file://{tmp_path}/out",
@@ -123,16 +127,17 @@ def test_a_key_is_a_name_on_any_file_system(user: str) -> None:
 
 
 def test_what_is_put_is_done_and_comes_back(url: str, tmp_path: Path) -> None:
+    other = "ann 2+=@,%C5%BB%2F"  # begins as the first one's, and has all that a key may hold
     store = Store(url)
     assert store.done() == set() and store.is_empty()
     store.put("ann", "0123", adapter(tmp_path / "new"), {"adapter": "real"})
-    store.put("ben", "4567", adapter(tmp_path / "new"), {"adapter": "real"})
-    assert store.done() == {("ann", "0123"), ("ben", "4567")}
+    store.put(other, "4567", adapter(tmp_path / "new"), {"adapter": "real"})
+    assert store.done() == {("ann", "0123"), (other, "4567")}
     assert Store(url).mark("ann", "0123") == {"adapter": "real"}
     fetched = store.fetch("ann", tmp_path / "copy")
     assert (fetched / "real" / "adapter_model.safetensors").read_text() == "weights"
     store.put("ann", "89ab", adapter(tmp_path / "newer", "others"), {})
-    assert store.done() == {("ann", "89ab"), ("ben", "4567")}
+    assert store.done() == {("ann", "89ab"), (other, "4567")}
     fetched = store.fetch("ann", tmp_path / "again")
     assert (fetched / "real" / "adapter_model.safetensors").read_text() == "others"
     assert not store.is_empty()

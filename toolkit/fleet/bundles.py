@@ -1,13 +1,15 @@
 """What a fleet's adapters become: one bundle that they are attached to, or a merged bundle for each."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from toolkit.bundling import base_weights, calibration, make_bundle
 from toolkit.errors import EdgePLMError
 from toolkit.fleet.plan import Failure, Person
+from toolkit.fleet.remote import StoreError
 from toolkit.fleet.store import WEIGHTS, Store
 from toolkit.models import BaseModel, cache_folder, resolve_model
 from toolkit.progress import SILENT, Progress
@@ -49,18 +51,20 @@ def prepare_from(store: Store) -> Callable[[Any], None]:
     def prepare(model: Any) -> None:
         from exporters.quantise.calibrate import apply_weights
 
-        with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
-            if weights := _trained_on(store, Path(here)):
-                apply_weights(model, weights)
+        if weights := _trained_on(store):
+            apply_weights(model, weights)
 
     return prepare
 
 
-def _trained_on(store: Store, here: Path) -> Any:
+def _trained_on(store: Store) -> Any:
     """The quantised base that everybody was trained on, and that is shipped; None where it was float."""
     from exporters.quantise.store import read_weights
 
-    return read_weights(store.get_file(WEIGHTS, here)) if store.has(WEIGHTS) else None
+    if not store.has(WEIGHTS):
+        return None
+    with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
+        return read_weights(store.get_file(WEIGHTS, Path(here)))
 
 
 def bundle_people(
@@ -80,8 +84,7 @@ def bundle_people(
     """
     recipe = replace_fields(recipe, {"export.form": form})
     export = _attached if form == "attached" else _merged
-    with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
-        return out, export(recipe, base, task, people, store, out, Path(here), force, progress)
+    return out, export(recipe, base, task, people, store, out, force, progress)
 
 
 def _attached(
@@ -91,7 +94,6 @@ def _attached(
     people: Sequence[Person],
     store: Store,
     out: Path,
-    here: Path,
     force: bool,
     progress: Progress,
 ) -> list[Failure]:
@@ -103,16 +105,18 @@ def _attached(
     with progress.step("Attaching adapters", total=len(people), unit="people") as advance:
         for person in people:
             try:
-                adapter = _adapter(store, person, here)
-                if started:
-                    add_adapter(out, person.key, adapter)
-                else:
-                    make_bundle(
-                        base, adapter, recipe.export, out, name=person.key,
-                        windows=shared_windows(recipe, base, task, people),
-                        weights=_trained_on(store, here), task=task, force=force,
-                    )  # fmt: skip
-                    started = True
+                with _adapter(store, person) as adapter:
+                    if started:
+                        add_adapter(out, person.key, adapter)
+                    else:
+                        make_bundle(
+                            base, adapter, recipe.export, out, name=person.key,
+                            windows=shared_windows(recipe, base, task, people),
+                            weights=_trained_on(store), task=task, force=force,
+                        )  # fmt: skip
+                        started = True
+            except StoreError:  # nor would the next one's adapter be reached
+                raise
             except EdgePLMError as error:
                 failures.append(Failure(person.profile.user_id, str(error)))
             advance(1)
@@ -126,7 +130,6 @@ def _merged(
     people: Sequence[Person],
     store: Store,
     out: Path,
-    here: Path,
     force: bool,
     progress: Progress,
 ) -> list[Failure]:
@@ -137,17 +140,22 @@ def _merged(
             try:
                 asked = recipe.finetune.history_in_prompt
                 windows = calibration(recipe.export, base, task, [person.profile], asked)
-                make_bundle(
-                    base, _adapter(store, person, here), recipe.export, out / person.key,
-                    name=person.key, windows=windows, task=task, force=force,
-                )  # fmt: skip
+                with _adapter(store, person) as adapter:
+                    make_bundle(
+                        base, adapter, recipe.export, out / person.key,
+                        name=person.key, windows=windows, task=task, force=force,
+                    )  # fmt: skip
+            except StoreError:  # nor would the next one's adapter be reached
+                raise
             except EdgePLMError as error:
                 failures.append(Failure(person.profile.user_id, str(error)))
             advance(1)
     return failures
 
 
-def _adapter(store: Store, person: Person, here: Path) -> Path:
-    """The chosen adapter's folder, on this machine."""
+@contextmanager
+def _adapter(store: Store, person: Person) -> Iterator[Path]:
+    """The chosen adapter's folder, on this machine; a copy is gone afterwards, for they are many."""
     chosen = store.mark(person.key, person.digest).get("adapter", "real")
-    return store.fetch(person.key, here) / str(chosen)
+    with tempfile.TemporaryDirectory(prefix="edgeplm-fleet-") as here:
+        yield store.fetch(person.key, Path(here)) / str(chosen)

@@ -11,18 +11,20 @@ The mark's name says all that going on needs, so that a million people are one l
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from toolkit.errors import EdgePLMError
 from toolkit.files import write_atomic
+from toolkit.fleet.remote import Remote, StoreError
 
 WEIGHTS = "weights.safetensors"  # the quantised base that all are trained on, if it is
 RESULT = "result.json"
@@ -32,6 +34,7 @@ _LOCK = ".lock"
 _DRIVER = "driver.json"
 BEAT = 20.0  # seconds between a driver's signs of life where there are no file locks
 SILENT_FOR = 90.0  # seconds after which a driver without one counts as dead
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}  # stores of objects, without folders
 
 
 class Store:
@@ -40,16 +43,28 @@ class Store:
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
 
+        if re.search(
+            "://[^/]*:[^/]*@", url
+        ):  # it would stand in the result, in errors and in the process list
+            raise EdgePLMError(
+                "an address with a password in it",
+                where="--out",
+                mend="Give credentials in the environment, or in the fsspec package's own configuration",
+            )
         self.url = url
         try:
-            self._fs, self._root = url_to_fs(url, use_listings_cache=False)
+            fs, self._root = url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise EdgePLMError(
                 f"cannot be opened ({error})",
                 where=url,
                 mend="Give a folder, or a URL whose fsspec package is installed (s3fs for s3://)",
             ) from error
-        self._local = Path(self._root) if "file" in _protocols(self._fs) else None
+        protocols = _protocols(fs)
+        self._local = Path(self._root) if "file" in protocols else None
+        self._fs: Any = fs if self._local else Remote(fs, url)
+        # Where there are no folders, making one would make a bucket that is not there: a misspelled one, say.
+        self._has_folders = not _BUCKETS.intersection(protocols)
 
     def read_settings(self) -> dict[str, Any] | None:
         """What the fleet was started with; None where there is none."""
@@ -111,7 +126,7 @@ class Store:
         for file in sorted(folder.rglob("*")):
             if file.is_file():
                 remote = f"{target_path}/{file.relative_to(folder).as_posix()}"
-                self._fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
+                self._make_folder_of(remote)
                 self._fs.put_file(str(file), remote)
         self.write(f"{_PEOPLE}/{key}/{name}", mark)
 
@@ -137,7 +152,7 @@ class Store:
             write_atomic(self._local / name, text)
             return
         path = self._path(name)
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._make_folder_of(path)
         self._fs.pipe_file(path, text.encode())
 
     def has(self, name: str) -> bool:
@@ -147,7 +162,7 @@ class Store:
     def put_file(self, name: str, file: Path) -> None:
         """Keep one file that all workers need."""
         fresh = f"{name}.{secrets.token_hex(4)}"
-        self._fs.makedirs(self._root, exist_ok=True)
+        self._make_folder_of(self._path(fresh))
         self._fs.put_file(str(file), self._path(fresh))
         self._fs.mv(self._path(fresh), self._path(name))
 
@@ -173,19 +188,20 @@ class Store:
         """Object stores have no locks: the driver's file says when it was last alive."""
         own, stop = secrets.token_hex(8), Event()
 
-        def beat() -> None:
-            sign = {"driver": own, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-            self.write(_DRIVER, sign)
+        def sign() -> dict[str, Any]:
+            return {"driver": own, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
 
         def beat_on() -> None:
             while not stop.wait(BEAT):
-                beat()
+                with suppress(StoreError):  # the workers' own writing says whether the fleet can go on
+                    self.write(_DRIVER, sign())
 
         other = self._read(_DRIVER)
         if other and time.time() - float(other.get("time", 0)) < SILENT_FOR:
             raise _taken(self.url, f" (process {other.get('pid')} on {other.get('host')})", SILENT_FOR)
-        beat()
-        # Of two that begin at once the later one's file stays.
+        if other or not self._create(_DRIVER, sign()):
+            self.write(_DRIVER, sign())
+        # Of two that begin at once where nothing is created exclusively, the later one's file stays.
         time.sleep(0.2)
         if (self._read(_DRIVER) or {}).get("driver") != own:
             raise _taken(self.url, "", SILENT_FOR)
@@ -196,8 +212,24 @@ class Store:
         finally:
             stop.set()
             thread.join()
-            if (self._read(_DRIVER) or {}).get("driver") == own:
-                self._fs.rm_file(self._path(_DRIVER))
+            with suppress(StoreError):  # it is forgotten without that; what else went wrong is to be heard
+                if (self._read(_DRIVER) or {}).get("driver") == own:
+                    self._fs.rm_file(self._path(_DRIVER))
+
+    def _create(self, name: str, content: dict[str, Any]) -> bool:
+        """Write a file that is not there; False where the store cannot tell, EdgePLMError if it is."""
+        self._make_folder_of(self._path(name))
+        try:
+            self._fs.pipe_file(self._path(name), json.dumps(content).encode(), mode="create")
+        except FileExistsError:
+            raise _taken(self.url, "", SILENT_FOR) from None
+        except StoreError:
+            return False
+        return True
+
+    def _make_folder_of(self, path: str) -> None:
+        if self._has_folders:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
