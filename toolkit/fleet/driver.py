@@ -42,6 +42,7 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[int]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    from ray.exceptions import RayError
 
     if address:
         _check_reachable(address)
@@ -57,8 +58,15 @@ def ray_session(address: str | None, workers: int | None) -> Iterator[int]:
                 include_dashboard=False,
                 **quiet,
             )
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise _unreachable(address or "this machine", str(error).splitlines()[0]) from error
+    except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = address or "this machine"
+        if "uthenticat" in f"{error} {error.__cause__}":  # which quotes a traceback
+            raise EdgePLMError(
+                "the Ray cluster asks for a token, and this is not its own",
+                where=where,
+                mend="Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's own",
+            ) from error
+        raise _unreachable(where, str(error).splitlines()[0]) from error
     try:
         # Ray prints about dead workers on standard output, which belongs to results; the fleet counts them.
         with redirect_stdout(io.StringIO()):
@@ -107,9 +115,8 @@ class Fleet:
         """
         import ray
 
-        actors = [self._actor() for _ in range(self._workers)]
-        for actor in actors:
-            self._next(actor)
+        for _ in range(self._workers):
+            self._next(self._actor())
         while self._running:
             ready, _ = ray.wait(list(self._running), num_returns=1, fetch_local=True)
             for stream in ready:
@@ -121,8 +128,14 @@ class Fleet:
         return ray.remote(_RayWorker).options(num_cpus=1, max_restarts=0).remote(self._job)
 
     def _next(self, actor: Any) -> None:
-        """Give a worker the next batch, if there is one."""
+        """Give a worker the next batch; where there is none it ends, for another one may wait for its CPU.
+
+        There are more workers than CPUs once a machine of the cluster is lost, or if many were asked for.
+        """
+        import ray
+
         if not self._waiting:
+            ray.kill(actor)
             return
         batch = self._waiting.popleft()
         results = actor.run.options(num_returns="streaming").remote(batch.people)
