@@ -6,10 +6,10 @@ would be on hidden pairs. It is registered with transformers and used for models
 functions; `toolkit.finetune.packing` tries it out on each model before it is trusted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,14 +22,39 @@ _NAME = "edgeplm_tree"
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layout:
     """A tree for attention: the length of each run, the runs that each one sees (itself last), and every
-    token's depth."""
+    token's depth.
+
+    Masks are made by the first attention layer that is computed with it and kept for the others; they are
+    additive, so that none makes them out of booleans again.
+    """
 
     lengths: list[int]
     seen: list[list[int]]
     depths: torch.Tensor
+    _masks: dict[tuple[int | None, torch.dtype], list[torch.Tensor | None]] = field(default_factory=dict)
+
+    def masks(self, window: int | None, dtype: torch.dtype) -> list[torch.Tensor | None]:
+        """Each run's mask [run, seen]; None where causal order is all there is to it."""
+        key = (window, dtype)
+        if key not in self._masks:
+            self._masks[key] = [self._mask(run, window, dtype) for run in range(len(self.lengths))]
+        return self._masks[key]
+
+    def _mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        seen, depths = self.seen[run], self.depths.split(self.lengths)
+        at = depths[run]
+        if len(seen) == 1 and not (window and len(at) > window):
+            return None
+        # Depths tell who is above whom: what a run sees is one path.
+        towards = torch.cat([depths[each] for each in seen])
+        hidden = at[:, None] < towards
+        if window:
+            hidden = hidden | (at[:, None] - towards >= window)
+        zeros = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+        return zeros.masked_fill_(hidden, float("-inf"))
 
 
 _LAYOUT: ContextVar[Layout] = ContextVar("layout")
@@ -81,29 +106,23 @@ def _attend(
         raise NotImplementedError("an attention that has more to it")
     layout = _LAYOUT.get()
     # Split once: a slice's gradient would be as long as the whole sequence, for each slice.
-    queries, keys, values, depths = (
-        part.split(layout.lengths, dim=dim)
-        for part, dim in ((query, 2), (key, 2), (value, 2), (layout.depths, 0))
-    )
-    found = []
-    for run, seen in enumerate(layout.seen):
-        at, towards = depths[run], torch.cat([depths[each] for each in seen])
-        mask = None
-        if len(seen) > 1 or (sliding_window and len(at) > sliding_window):
-            # Depths tell who is above whom: what a run sees is one path.
-            mask = at[:, None] >= towards
-            if sliding_window:
-                mask = mask & (at[:, None] - towards < sliding_window)
-        found.append(
-            scaled_dot_product_attention(
-                queries[run],
-                torch.cat([keys[each] for each in seen], dim=2),
-                torch.cat([values[each] for each in seen], dim=2),
-                attn_mask=mask,
-                is_causal=mask is None,
-                dropout_p=dropout,
-                scale=scaling,
-                enable_gqa=key.shape[1] != query.shape[1],
-            )
+    queries, keys, values = (part.split(layout.lengths, dim=2) for part in (query, key, value))
+    masks = layout.masks(sliding_window, query.dtype)
+    found = [
+        scaled_dot_product_attention(
+            queries[run],
+            _joined(keys, seen),
+            _joined(values, seen),
+            attn_mask=masks[run],
+            is_causal=masks[run] is None,
+            dropout_p=dropout,
+            scale=scaling,
+            enable_gqa=key.shape[1] != query.shape[1],
         )
+        for run, seen in enumerate(layout.seen)
+    ]
     return torch.cat(found, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _joined(parts: Sequence[torch.Tensor], seen: Sequence[int]) -> torch.Tensor:
+    return torch.cat([parts[each] for each in seen], dim=2) if len(seen) > 1 else parts[seen[0]]
