@@ -43,9 +43,8 @@ class Store:
     def __init__(self, url: str) -> None:
         from fsspec.core import url_to_fs
 
-        if re.search(
-            "://[^/]*:[^/]*@", url
-        ):  # it would stand in the result, in errors and in the process list
+        # It would stand in the result and in errors.
+        if re.search("://[^/]*:[^/]*@", url):
             raise EdgePLMError(
                 "an address with a password in it",
                 where="--out",
