@@ -64,8 +64,10 @@ class RunFolder:
         """Whether it is a run folder, or an empty one; a run that has only just begun has its lock there."""
         if not self.path.is_dir():
             return False
+        names = [entry.name for entry in self.path.iterdir()]
+        # After the listing: the identity of a run that begins meanwhile is not listed, or it is seen here.
         return (self.path / _IDENTITY).is_file() or all(
-            entry.name == _LOCK or entry.name.startswith(f".{_IDENTITY}.") for entry in self.path.iterdir()
+            name == _LOCK or name.startswith(f".{_IDENTITY}.") for name in names
         )
 
     def stage(
