@@ -44,14 +44,8 @@ class S3Server:
 
     def _user(self) -> tuple[str, str]:
         """Make a bucket and the one user, by the four requests that the server takes from anybody."""
-        import boto3
-
-        common = {
-            "endpoint_url": self.url, "region_name": "us-east-1", "aws_access_key_id": "first",
-            "aws_secret_access_key": "first",
-        }  # fmt: skip
-        boto3.client("s3", **common).create_bucket(Bucket=BUCKET)
-        iam = boto3.client("iam", **common)
+        self._client("s3", "first", "first").create_bucket(Bucket=BUCKET)
+        iam = self._client("iam", "first", "first")
         iam.create_user(UserName="edgeplm")
         iam.put_user_policy(UserName="edgeplm", PolicyName="all", PolicyDocument=_EVERYTHING)
         key = iam.create_access_key(UserName="edgeplm")["AccessKey"]
@@ -59,11 +53,14 @@ class S3Server:
 
     def client(self) -> Any:
         """boto3's own client, to look at what lies there."""
+        return self._client("s3", self.key, self.secret)
+
+    def _client(self, service: str, key: str, secret: str) -> Any:
         import boto3
 
         return boto3.client(
-            "s3", endpoint_url=self.url, region_name="us-east-1", aws_access_key_id=self.key,
-            aws_secret_access_key=self.secret,
+            service, endpoint_url=self.url, region_name="us-east-1", aws_access_key_id=key,
+            aws_secret_access_key=secret,
         )  # fmt: skip
 
     def stop(self) -> None:

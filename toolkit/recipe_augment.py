@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from toolkit.recipe_select import SelectRecipe
 from toolkit.schema import Conflict, Settings, setting
@@ -15,7 +15,9 @@ HIDEABLE = ("url", "email", "iban", "card", "address", "phone", "ip", "id", "per
             "name")  # fmt: skip
 HIDDEN = tuple(kind for kind in HIDEABLE if kind not in ("place", "organisation"))
 NOTHING = "nothing"
-INSTRUCTION, PATTERN = STYLES = ("instruction", "pattern")
+Style = Literal["instruction", "pattern"]
+STYLES: tuple[Style, ...] = get_args(Style)
+INSTRUCTION, PATTERN = STYLES
 _REQUESTS_FOR_ONE = 4  # where the recipe sets no limit: what is written badly is asked for again
 
 
@@ -71,9 +73,10 @@ class TeacherRecipe(Settings):
     completion_price: float = setting(0.0, "Price of a million completion tokens.", at_least=0)
 
     @property
-    def asked_for(self) -> str:
-        """How it is asked, one of STYLES."""
-        return self.style or (INSTRUCTION if is_endpoint(self.teacher) else PATTERN)
+    def asked_for(self) -> Style:
+        """How it is asked."""
+        usual = INSTRUCTION if is_endpoint(self.teacher) else PATTERN
+        return cast(Style, self.style or usual)
 
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
@@ -232,7 +235,7 @@ class AugmentRecipe(Settings):
         """Synthetic examples to keep beside `real` ones that are trained on: one at least, if any."""
         return min(self.examples, max(1, round(self.ratio * real))) if self.writes else 0
 
-    def examples_in(self, style: str, network: bool) -> int:
+    def examples_in(self, style: Style, network: bool) -> int:
         """Examples that one request asks for: over the network a pattern is a request of its own."""
         return 1 if network and style == PATTERN else self.examples_per_request
 

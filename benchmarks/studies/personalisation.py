@@ -111,7 +111,7 @@ def _ask_teacher(people: Sequence[Person], base: BaseModel, setting: Setting, ou
     ):
         recipe = setting.recipe(address)
         list(pool.map(lambda person: ask_teacher(person, recipe, base, out), people))
-        for person in people:
+        for person in people:  # here, for answers are kept by the address that they came from
             synthetic_examples(person, recipe, base, out)
 
 

@@ -200,6 +200,7 @@ def study_person(
         )  # fmt: skip
         adapters = {each.name: adapter_folder(scratch / "selected", each.name) for each in report.adapters}
         adapters.setdefault(SYNTHETIC, adapters[REAL])
+        shutil.rmtree(learned, ignore_errors=True)  # it is among them now
         trained = time.process_time()
         answers = _answers(base, person, adapters, recipe, with_base=True)
     if task.parser == "number":

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from toolkit.augment import faults
 from toolkit.augment.budget import Budget, BudgetSpentError, Price
-from toolkit.augment.teachers import Completion, Message, RequestFailedError, Schema, Style
+from toolkit.augment.teachers import Completion, Message, RequestFailedError, Schema
 from toolkit.errors import TeacherError
+from toolkit.recipe_augment import Style
 
 if TYPE_CHECKING:
     from toolkit.augment.privacy import AuditFile

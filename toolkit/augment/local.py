@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.augment.budget import Price
 from toolkit.augment.sampling import NoCopying, Sampler
-from toolkit.augment.teachers import Completion, Message, Schema, Style
+from toolkit.augment.teachers import Completion, Message, Schema
 from toolkit.chat import ChatFormat
 from toolkit.errors import TeacherError
+from toolkit.recipe_augment import Style
 
 if TYPE_CHECKING:
     from toolkit.profiles import Example

@@ -11,7 +11,8 @@ from toolkit.augment.filters import Sieve
 from toolkit.augment.labels import label_targets, next_labels
 from toolkit.augment.prompts import PromptWriter, Request
 from toolkit.augment.reading import Candidate
-from toolkit.augment.teachers import Completion, Style
+from toolkit.augment.teachers import Completion
+from toolkit.recipe_augment import Style
 
 if TYPE_CHECKING:
     from toolkit.augment.failures import Failures

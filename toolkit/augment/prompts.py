@@ -23,7 +23,8 @@ from toolkit.augment.reading import (
     read_pattern,
     whole_sentences,
 )
-from toolkit.augment.teachers import Message, Schema, Style
+from toolkit.augment.teachers import Message, Schema
+from toolkit.recipe_augment import Style
 
 if TYPE_CHECKING:
     from toolkit.augment.failures import Failures
@@ -113,8 +114,10 @@ class PromptWriter:
         """The examples in an answer; what cannot be read is a candidate with a problem."""
         if request.style == "instruction":
             return read_json_examples(text, self._fields)
-        if self._continues or not self._fields.marks(text):
-            text = request.begun + text if self._continues else f"{request.begun} {text}"
+        if self._continues:
+            text = request.begun + text
+        elif not self._fields.marks(text):
+            text = f"{request.begun} {text}"
         found = read_pattern(text, self._fields, label=request.wanted[0], one_line=self._one_line)
         if truncated and found.problem is None and not self._ended(found, text):
             # The output came first and is whole; of its input the whole sentences do.

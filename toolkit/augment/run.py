@@ -14,9 +14,10 @@ from toolkit.augment.prompts import Request
 from toolkit.augment.result import Augmentation
 from toolkit.augment.selection import Chooser, Learner, candidates_for, open_selection
 from toolkit.augment.tally import Account, Tally
-from toolkit.augment.teachers import Completion, Message, Style, Teacher, open_teachers
+from toolkit.augment.teachers import Completion, Message, Teacher, open_teachers
 from toolkit.errors import TeacherError
 from toolkit.progress import SILENT, Advance, Progress
+from toolkit.recipe_augment import Style
 
 if TYPE_CHECKING:
     from toolkit.augment.endpoint import OpenAITeacher

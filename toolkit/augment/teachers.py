@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from toolkit.augment.budget import Budget, Price
 from toolkit.errors import TeacherError
 from toolkit.progress import SILENT, Progress
+from toolkit.recipe_augment import PATTERN, Style, is_endpoint
 
 if TYPE_CHECKING:
     from toolkit.augment.privacy import AuditFile
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 Schema = dict[str, Any]  # a JSON schema
-Style = Literal["instruction", "pattern"]  # toolkit.recipe_augment.STYLES
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,6 @@ def open_teachers(
 
 def is_network(source: str, recipe: "AugmentRecipe") -> bool:
     """Whether a teacher is reached over the network; TeacherError if so and the recipe forbids it."""
-    from toolkit.recipe import is_endpoint
-
     if not is_endpoint(source):
         return False
     if recipe.upload == "never":
@@ -145,7 +143,7 @@ def _open_endpoint(
     return OpenAITeacher(
         source,
         which.model,
-        style=_style(which),
+        style=which.asked_for,
         api_key_env=which.api_key_env,
         temperature=recipe.temperature,
         timeout=recipe.timeout,
@@ -178,8 +176,8 @@ def _open_local(
             where="augment.teacher",
             mend="Name a model: local:SOURCE",
         )
-    tokenizer, style = load_tokenizer(base), _style(which)
-    examples = 1 if style == "pattern" else recipe.examples_per_request
+    tokenizer, style = load_tokenizer(base), which.asked_for
+    examples = 1 if style == PATTERN else recipe.examples_per_request
     return LocalTeacher(
         load_model(base),
         tokenizer,
@@ -188,10 +186,6 @@ def _open_local(
         temperature=recipe.temperature,
         max_new_tokens=examples * room_for_answer(history, tokenizer),
     )
-
-
-def _style(which: "TeacherRecipe") -> Style:
-    return cast(Style, which.asked_for)
 
 
 def _host(address: str) -> str:
