@@ -118,7 +118,7 @@ def test_a_choice_is_obeyed_and_only_its_adapter_trained(base: BaseModel, tmp_pa
 def test_synthetic_examples_asked_for_and_not_there(base: BaseModel, tmp_path: Path) -> None:
     with pytest.raises(
         EdgePLMError,
-        match=r"^finetune\.choose: there are no synthetic examples to train on\. Have some written",
+        match=r"^user anna, finetune\.choose: there are no synthetic examples to train on\. Have",
     ):
         run_with(base, tmp_path / "out", (), choose="real+synthetic")
     assert not (tmp_path / "out").exists()

@@ -97,16 +97,16 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_adapter_on_disk(
 ) -> None:
     recipe = replace(RECIPE, epochs=2, batch_size=1, validation=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        import toolkit.finetune.train as module
+        import toolkit.finetune.layers as module
 
-        honest, calls = module.packed_loss, []
+        honest, calls = module.people_losses, []
 
-        def failing(model: object, part: list[object], **how: bool) -> torch.Tensor:
-            calls.append(part)
-            loss = honest(model, part, **how)
-            return loss * float("nan") if len(calls) == 6 else loss
+        def failing(model: object, segments: list[object]) -> torch.Tensor:
+            calls.append(segments)
+            losses = honest(model, segments)
+            return losses * float("nan") if len(calls) == 6 else losses
 
-        patch.setattr(module, "packed_loss", failing)
+        patch.setattr(module, "people_losses", failing)
         with pytest.raises(TrainingError) as error:
             finetune(base, PROFILE, TASK, recipe, tmp_path / "out", seed=3)
     kept = adapter_folder(tmp_path / "out-stopped", "real")

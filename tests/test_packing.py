@@ -15,7 +15,7 @@ from tiny import ARCHITECTURES, VOCAB_SIZE, tiny_adapter, tiny_base
 from toolkit.finetune.attention import layout_of
 from toolkit.finetune.encode import EncodedExample
 from toolkit.finetune.packing import packed_loss, packing_cost, packing_is_exact, padded_loss, passes
-from toolkit.finetune.train import mean_loss
+from toolkit.finetune.scoring import mean_loss
 from toolkit.finetune.tree import Cost, Tree, packed_length, packs, tree_of
 from toolkit.models import load_model
 

@@ -18,8 +18,7 @@ from toolkit.augment.selection.select import select
 from toolkit.errors import EdgePLMError, RecipeError
 from toolkit.finetune import adapter_folder, finetune, open_chat, read_finetuning
 from toolkit.finetune.encode import encode_history
-from toolkit.finetune.scoring import Watch, example_losses
-from toolkit.finetune.train import mean_loss
+from toolkit.finetune.scoring import Watch, example_losses, mean_loss
 from toolkit.models import load_model
 from toolkit.profiles import Example, Profile
 from toolkit.recipe import AugmentRecipe

@@ -49,7 +49,7 @@ def train_usual(peft_model: Any, examples: Sequence[EncodedExample], recipe: Fin
     from torch.utils.data import DataLoader
     from transformers import Trainer, TrainingArguments
 
-    from toolkit.finetune.train import learning_rate_factor
+    from toolkit.finetune.learner import learning_rate_factor
 
     planned = list(batches(examples, recipe, seed=0))
     optimizer = torch.optim.AdamW(
@@ -107,7 +107,8 @@ def _work(request: Request) -> dict[str, Any]:
     from toolkit.finetune import open_chat
     from toolkit.finetune.encode import encode_history
     from toolkit.finetune.evaluate import greedy_answers
-    from toolkit.finetune.train import attach_adapter, mean_loss
+    from toolkit.finetune.scoring import mean_loss
+    from toolkit.finetune.train import attach_adapter
     from toolkit.models import load_model
     from toolkit.quality import answer_limit, query_prompts
 

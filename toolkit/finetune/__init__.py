@@ -1,17 +1,15 @@
 """Fine-tuning one person's LoRA adapter on real and synthetic examples."""
 
 import json
-import random
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.chat import ChatFormat
-from toolkit.errors import EdgePLMError, TrainingError
+from toolkit.errors import TrainingError
 from toolkit.files import held, staged_directory
-from toolkit.finetune.encode import Encoded, encode_history
+from toolkit.finetune.draft import draft_of, split_history
 from toolkit.finetune.result import (
     REAL,
     SYNTHETIC,
@@ -42,8 +40,6 @@ __all__ = [
     "split_history",
 ]
 
-_SMALLEST_SPLIT = 5  # with fewer examples none is held out
-
 
 def finetune(
     base: BaseModel,
@@ -73,39 +69,11 @@ def finetune(
     left to train on or another process is writing into `out`; TrainingError if the loss diverges, after
     writing the last good adapter into `rescue` (unless given, `out` with -stopped behind its name).
     """
-    from toolkit.finetune.train import attach_adapter, mean_loss, train
+    from toolkit.finetune.train import attach_adapter, train
 
-    chat = open_chat(base)
     limit = max_length or recipe.max_length
-    training, held_out = split_history(profile.history, recipe.validation, seed)
-    # Retrieved from what is trained on alone: the held-out slice must not help to its own answers.
-    encode = partial(
-        encode_history,
-        task=task,
-        chat=chat,
-        max_length=limit,
-        history=training,
-        retrieved=recipe.history_in_prompt,
-    )
-    real, validation = encode(training), encode(held_out)
-    both = encode(synthetic, weight=recipe.synthetic_weight)
-    if not synthetic and recipe.choose == SYNTHETIC:
-        raise EdgePLMError(
-            "there are no synthetic examples to train on",
-            where="finetune.choose",
-            mend="Have some written (a dataset's report says why none was kept), or choose `auto` or `real`",
-        )
-    arms: dict[str, tuple[Any, ...]] = {}
-    if real.examples and recipe.choose != SYNTHETIC:
-        arms[REAL] = real.examples
-    if both.examples and recipe.choose != REAL:
-        arms[SYNTHETIC] = (*real.examples, *both.examples)
-    if not arms:
-        raise EdgePLMError(
-            f"none of the {len(training) + len(synthetic)} examples fits {limit} tokens",
-            where=f"user {profile.user_id}",
-            mend="Raise finetune.max_length",
-        )
+    draft = draft_of(profile, synthetic, task, open_chat(base), recipe, limit=limit, seed=seed)
+    arms, validation = dict(draft.arms), draft.validation.examples
     adapters: list[TrainedAdapter] = []
     base_loss = None
     rescue = rescue or out.with_name(f"{out.name}-stopped")
@@ -120,50 +88,28 @@ def finetune(
             model = load_model(base)
             if prepare:
                 prepare(model)
-            if validation.examples and base_loss is None:
-                base_loss = mean_loss(model, validation.examples, packed=False)
             adapter = attach_adapter(model, recipe, seed)
+            follow = None
+            if watch and name == REAL:
+                follow = watch.follow(draft.encode(watch.examples), validation, recipe.tokens_per_pass)
             try:
-                outcome = train(
+                training = train(
                     adapter,
                     examples,
                     recipe,
                     seed=seed,
-                    validation=validation.examples,
-                    after_epoch=watch.follow(
-                        encode(watch.examples), validation.examples, recipe.tokens_per_pass
-                    )
-                    if watch and name == REAL
-                    else None,
+                    validation=validation,
+                    after_epoch=follow,
                     progress=progress,
                     label=f"Fine-tuning on {name} ({len(examples)} examples)",
                 )
             except TrainingError as error:
                 raise _rescued(error, adapter, base, recipe, adapter_folder(rescue, name)) from error
             save_for(adapter, adapter_folder(staging, name), base, recipe)
-            adapters.append(
-                TrainedAdapter(
-                    name,
-                    len(examples),
-                    outcome.steps,
-                    outcome.step_losses,
-                    outcome.validation_losses,
-                    outcome.best_epoch,
-                    outcome.packed,
-                )
-            )
-        chosen, reason = choose_adapter(adapters, recipe.choose)
-        report = Finetuning(
-            adapters,
-            chosen,
-            reason,
-            base_loss,
-            [example.id for example in held_out],
-            example_ids(real, validation, both, "cut"),
-            example_ids(real, validation, both, "dropped"),
-            same_answer=len(profile.history) > 1 and len({each.output for each in profile.history}) == 1,
-            guard=recipe.guard,
-        )
+            adapters.append(TrainedAdapter.of(name, len(examples), training))
+            if base_loss is None:
+                base_loss = training.base_validation_loss
+        report = draft.report(adapters, base_loss)
         write_finetuning(staging, report)
     return report
 
@@ -175,28 +121,6 @@ def open_chat(base: BaseModel) -> ChatFormat:
     if path.is_file():
         eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
     return ChatFormat(load_tokenizer(base), eos)
-
-
-def split_history(history: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """(training, held out): a random `share` of the history is held out, in the history's order."""
-    count = round(len(history) * share)
-    if share == 0 or len(history) < _SMALLEST_SPLIT:
-        return list(history), []
-    chosen = set(random.Random(seed).sample(range(len(history)), max(1, count)))  # noqa: S311 - a split
-    held_out = [example for index, example in enumerate(history) if index in chosen]
-    return [example for index, example in enumerate(history) if index not in chosen], held_out
-
-
-def choose_adapter(adapters: Sequence[TrainedAdapter], choose: str) -> tuple[str, str]:
-    """(name, reason) of the adapter that is kept, for the recipe's `finetune.choose`."""
-    if len(adapters) == 1:
-        only = adapters[0].name
-        return only, "the only one asked for" if choose != "auto" else "no synthetic examples to compare with"
-    if any(not adapter.validation_losses for adapter in adapters):
-        return REAL, "no example was held out to compare on"
-    best = min(adapters, key=lambda adapter: min(adapter.validation_losses))
-    losses = ", ".join(f"{a.name} {min(a.validation_losses):.3f}" for a in adapters)
-    return best.name, f"lowest loss on the held-out slice of the history ({losses})"
 
 
 def save_for(adapter: Any, folder: Path, base: BaseModel, recipe: FinetuneRecipe) -> None:
@@ -222,8 +146,3 @@ def _rescued(
         save_for(adapter, staging, base, recipe)
     mend = f"The last good adapter is in {folder}. {error.mend}"
     return TrainingError(error.what, where=error.where, mend=mend)
-
-
-def example_ids(real: Encoded, validation: Encoded, synthetic: Encoded, what: str) -> list[str]:
-    """Ids of the examples that were `cut` or `dropped`, of all three parts."""
-    return [example_id for part in (real, validation, synthetic) for example_id in getattr(part, what)]

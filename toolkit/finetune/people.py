@@ -2,26 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import EdgePLMError
 from toolkit.files import held, staged_directory
 from toolkit.finetune import (
-    REAL,
-    SYNTHETIC,
     Finetuning,
     TrainedAdapter,
     adapter_folder,
-    choose_adapter,
-    example_ids,
     finetune,
     open_chat,
     save_for,
-    split_history,
 )
-from toolkit.finetune.encode import Encoded, encode_history
+from toolkit.finetune.draft import Draft, draft_of
 from toolkit.finetune.result import write_finetuning
 from toolkit.models import BaseModel, load_model
 from toolkit.profiles import Example, Profile
@@ -30,10 +24,9 @@ from toolkit.recipe import FinetuneRecipe
 from toolkit.tasks import Task
 
 if TYPE_CHECKING:
-    from toolkit.finetune.learner import Learned
-    from toolkit.finetune.together import Arm
+    from toolkit.finetune.together import Arm, Learned
 
-SLOTS = 8  # adapters in training at once; each takes about six times its own size of memory
+SLOTS = 8  # adapters in training at once; each takes about seven times its own size of memory
 
 
 @dataclass(frozen=True)
@@ -97,159 +90,111 @@ class PeopleTrainer:
         from toolkit.finetune.together import CannotStackError
 
         made = synthetic or {}
-        drafts = [_Draft(each, folder_of(each), tuple(made.get(each.user_id, ()))) for each in people]
+        waiting = [_Person(each, folder_of(each), tuple(made.get(each.user_id, ()))) for each in people]
         done: set[str] = set()
         if self.alone_because is None:
             try:
-                for outcome in self._together(drafts, force):
+                for outcome in self._together(waiting, force):
                     done.add(outcome.user_id)
                     yield outcome
             except CannotStackError as error:
                 self.alone_because = str(error)
-        for draft in drafts:
-            if draft.profile.user_id not in done:
-                yield self._alone(draft, force)
+        for person in waiting:
+            if person.profile.user_id not in done:
+                yield self._alone(person, force)
 
-    def _together(self, drafts: "Sequence[_Draft]", force: bool) -> Iterator[Outcome]:
+    def _together(self, people: "Sequence[_Person]", force: bool) -> Iterator[Outcome]:
         from toolkit.finetune.together import train_together
 
-        by_name = {draft.profile.user_id: draft for draft in drafts}
+        by_name = {person.profile.user_id: person for person in people}
         refused: list[Outcome] = []
 
         def arms() -> "Iterator[Arm]":
-            for draft in drafts:
+            for person in people:
                 try:
-                    yield from draft.encode(self)
+                    yield from person.arms(self)
                 except EdgePLMError as error:
-                    refused.append(draft.failed(error))
+                    refused.append(person.failed(error))
 
         for arm, result in train_together(self._model, self._stack, arms(), self.recipe, seed=self.seed):
             while refused:
                 yield refused.pop(0)
-            draft = by_name[arm.person]
-            draft.results[arm.name] = result
-            if len(draft.results) == len(draft.arms):
-                yield self._finish(draft, force)
+            person = by_name[arm.person]
+            person.results[arm.name] = result
+            if person.draft and len(person.results) == len(person.draft.arms):
+                yield self._finish(person, person.draft, force)
         yield from refused
 
-    def _finish(self, draft: "_Draft", force: bool) -> Outcome:
+    def _finish(self, person: "_Person", draft: Draft, force: bool) -> Outcome:
         """Write the person's folder; the first error of their trainings is theirs."""
         learned: dict[str, Learned] = {}
         for name in draft.arms:
-            result = draft.results[name]
+            result = person.results[name]
             if isinstance(result, EdgePLMError):
-                return draft.failed(result)
+                return person.failed(result)
             learned[name] = result
+        adapters = [
+            TrainedAdapter.of(name, len(draft.arms[name]), each.training) for name, each in learned.items()
+        ]
+        report = draft.report(adapters, next(iter(learned.values())).training.base_validation_loss)
         try:
-            with held(draft.folder), staged_directory(draft.folder, force=force) as staging:
-                for name, result in learned.items():
-                    self._stack.show(result.values)
+            with held(person.folder), staged_directory(person.folder, force=force) as staging:
+                for name, each in learned.items():
+                    self._stack.show(each.values)
                     save_for(self._model, adapter_folder(staging, name), self.base, self.recipe)
-                report = draft.report(learned, self.recipe)
                 write_finetuning(staging, report)
         except EdgePLMError as error:
-            return draft.failed(error)
-        draft.results.clear()  # the adapters' numbers
-        return Outcome(draft.profile.user_id, draft.folder, report)
+            return person.failed(error)
+        person.results.clear()  # the adapters' numbers
+        return Outcome(person.profile.user_id, person.folder, report)
 
-    def _alone(self, draft: "_Draft", force: bool) -> Outcome:
+    def _alone(self, person: "_Person", force: bool) -> Outcome:
         try:
             report = finetune(
                 self.base,
-                draft.profile,
+                person.profile,
                 self.task,
                 self.recipe,
-                draft.folder,
-                synthetic=draft.synthetic,
+                person.folder,
+                synthetic=person.synthetic,
                 prepare=self.prepare,
                 max_length=self.limit,
                 seed=self.seed,
                 force=force,
             )
         except EdgePLMError as error:
-            return draft.failed(error)
-        return Outcome(draft.profile.user_id, draft.folder, report)
+            return person.failed(error)
+        return Outcome(person.profile.user_id, person.folder, report)
 
 
 @dataclass
-class _Draft:
-    """One person on the way: their encoded examples, and what became of each adapter so far."""
+class _Person:
+    """One person on the way: what is trained, and what became of each adapter so far."""
 
     profile: Profile
     folder: Path
     synthetic: tuple[Example, ...]
-    arms: list[str] = field(default_factory=list)
+    draft: Draft | None = None
     results: "dict[str, Learned | EdgePLMError]" = field(default_factory=dict)
-    parts: tuple[Encoded, Encoded, Encoded] | None = None
-    held_out: tuple[str, ...] = ()
 
-    def encode(self, trainer: PeopleTrainer) -> "list[Arm]":
+    def arms(self, trainer: PeopleTrainer) -> "list[Arm]":
         """The adapters to train, as `finetune` decides it; EdgePLMError where there is nothing."""
         from toolkit.finetune.together import Arm
 
-        recipe, limit = trainer.recipe, trainer.limit
-        training, held_out = split_history(self.profile.history, recipe.validation, trainer.seed)
-        encode = partial(
-            encode_history,
-            task=trainer.task,
-            chat=trainer.chat,
-            max_length=limit,
-            history=training,
-            retrieved=recipe.history_in_prompt,
+        self.draft = draft_of(
+            self.profile,
+            self.synthetic,
+            trainer.task,
+            trainer.chat,
+            trainer.recipe,
+            limit=trainer.limit,
+            seed=trainer.seed,
         )
-        real, validation = encode(training), encode(held_out)
-        made = encode(self.synthetic, weight=recipe.synthetic_weight)
-        if not self.synthetic and recipe.choose == SYNTHETIC:
-            raise EdgePLMError(
-                "there are no synthetic examples",
-                where=f"user {self.profile.user_id}, finetune.choose",
-                mend="Choose `auto` or `real`",
-            )
-        examples = {}
-        if real.examples and recipe.choose != SYNTHETIC:
-            examples[REAL] = real.examples
-        if made.examples and recipe.choose != REAL:
-            examples[SYNTHETIC] = (*real.examples, *made.examples)
-        if not examples:
-            raise EdgePLMError(
-                f"none of the {len(training) + len(self.synthetic)} examples fits {limit} tokens",
-                where=f"user {self.profile.user_id}",
-                mend="Raise finetune.max_length",
-            )
-        self.parts, self.held_out = (real, validation, made), tuple(example.id for example in held_out)
-        self.arms = list(examples)
-        user = self.profile.user_id
-        return [Arm(user, name, chosen, validation.examples) for name, chosen in examples.items()]
-
-    def report(self, learned: "Mapping[str, Learned]", recipe: FinetuneRecipe) -> Finetuning:
-        """What `finetune` would report."""
-        adapters = [
-            TrainedAdapter(
-                name,
-                result.examples,
-                result.training.steps,
-                result.training.step_losses,
-                result.training.validation_losses,
-                result.training.best_epoch,
-                result.training.packed,
-            )
-            for name, result in learned.items()
+        validation = self.draft.validation.examples
+        return [
+            Arm(self.profile.user_id, name, examples, validation)
+            for name, examples in self.draft.arms.items()
         ]
-        chosen, reason = choose_adapter(adapters, recipe.choose)
-        cut, dropped = (example_ids(*self.parts, what) if self.parts else [] for what in ("cut", "dropped"))
-        base_loss = learned[self.arms[0]].base_validation_loss
-        history = self.profile.history
-        return Finetuning(
-            adapters,
-            chosen,
-            reason,
-            base_loss,
-            list(self.held_out),
-            cut,
-            dropped,
-            same_answer=len(history) > 1 and len({each.output for each in history}) == 1,
-            guard=recipe.guard,
-        )
 
     def failed(self, error: EdgePLMError) -> Outcome:
         """The person's outcome where something went wrong."""

@@ -3,8 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toolkit.files import write_atomic
+
+if TYPE_CHECKING:
+    from toolkit.finetune.learner import Training
 
 REAL, SYNTHETIC = "real", "real+synthetic"
 _REPORT = "training.json"
@@ -21,6 +25,19 @@ class TrainedAdapter:
     validation_losses: list[float]
     best_epoch: int | None
     packed: bool
+
+    @classmethod
+    def of(cls, name: str, examples: int, training: "Training") -> "TrainedAdapter":
+        """The adapter `name`, trained on so many `examples`."""
+        return cls(
+            name,
+            examples,
+            training.steps,
+            training.step_losses,
+            training.validation_losses,
+            training.best_epoch,
+            training.packed,
+        )
 
 
 @dataclass(frozen=True)

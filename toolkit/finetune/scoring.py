@@ -2,12 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.packing import packed_logits, packing_is_exact, padded_logits, passes, token_losses
+from toolkit.finetune.packing import (
+    packed_logits,
+    packed_loss,
+    packing_is_exact,
+    padded_logits,
+    padded_loss,
+    passes,
+    token_losses,
+)
 from toolkit.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -43,6 +52,25 @@ def example_losses(
             advance(len(part))
     model.train(training)
     return [found[id(each)] for each in examples]
+
+
+@torch.no_grad()
+def mean_loss(
+    model: Any,
+    examples: Sequence[EncodedExample],
+    *,
+    packed: bool = True,
+    by_runs: bool = False,
+    token_budget: int = _TOKEN_BUDGET,
+) -> float:
+    """Mean negative log-likelihood of the answer tokens of all `examples`, in nats, by weight."""
+    training = model.training
+    model.eval()
+    loss_of = partial(packed_loss, by_runs=by_runs) if packed else padded_loss
+    parts = passes(model, examples, token_budget, packed=packed, by_runs=by_runs)
+    total = sum(float(loss_of(model, part)) for part in parts)
+    model.train(training)
+    return total / sum(len(e.answer) * e.weight for e in examples)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Several people's LoRA adapters on one frozen base: each segment of a batch passes through its own person's.
+"""LoRA adapters of one person or several on a frozen base: each segment of a batch passes through its own.
 
 All adapters' matrices lie in one tensor [slots, numbers], a row a person, so that gradient clipping and the
 optimiser each touch one flat tensor a person rather than hundreds of small ones. The layers' backward pass is
@@ -28,6 +28,8 @@ def unstackable(peft_model: Any) -> str | None:
         plain = type(module) is Linear and type(module.base_layer) is torch.nn.Linear
         if not plain or module.lora_variant or any(module.lora_bias.values()):
             return f"{name} is not plain LoRA on a linear layer"
+        if module.lora_A["default"].weight.dtype != module.base_layer.weight.dtype:
+            return f"{name} has another precision than the layer that it is on"
     return None
 
 

@@ -1,6 +1,6 @@
 """Trainings of several people in one forward and backward pass on one frozen base.
 
-Each is that of `toolkit.finetune.train.train`, step for step: own order of examples, own gradient clipping,
+Each is a training of its own (`toolkit.finetune.learner`): own order of examples, own gradient clipping,
 optimiser and schedule, own held-out slice, early stopping and best epoch. The results are equal to those of
 one by one up to the rounding of float32. What is shared is the pass through the base: the next batches of all
 who are at work are one sequence (`toolkit.finetune.segments`). Whoever is done makes room for the next, so
@@ -16,7 +16,7 @@ import torch
 
 from toolkit.errors import EdgePLMError
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.learner import Ask, Learned, learn
+from toolkit.finetune.learner import Ask, Training, learn
 from toolkit.finetune.packing import padded_loss
 from toolkit.finetune.segments import Segment, check_samples, people_losses
 from toolkit.finetune.stacking import Stack, unstackable
@@ -40,13 +40,21 @@ class Arm:
     validation: tuple[EncodedExample, ...] = ()
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A finished training, and its adapter's numbers."""
+
+    training: Training
+    values: torch.Tensor
+
+
 @dataclass
 class _Running:
     """An arm at work in a slot, and what it waits for."""
 
     arm: Arm
     slot: int
-    work: Generator[Ask, float, Learned]
+    work: Generator[Ask, float, Training]
     ask: Ask
 
     @property
@@ -96,7 +104,7 @@ def train_together(
                     still.append(each)
                 except StopIteration as done:
                     free.append(each.slot)
-                    yield each.arm, done.value
+                    yield each.arm, Learned(done.value, stack.values[each.slot].clone())
                 except EdgePLMError as error:
                     free.append(each.slot)
                     yield each.arm, error

@@ -2,9 +2,8 @@
 
 import errno
 import math
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,12 @@ from typing import Any
 import torch
 
 from toolkit.adapter_record import AdapterRecord, write_record
-from toolkit.errors import AdapterError, EdgePLMError, TrainingError
+from toolkit.errors import AdapterError, EdgePLMError
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.packing import packed_loss, packing_is_exact, padded_loss, passes
+from toolkit.finetune.layers import TrainingLayers, training_layers
+from toolkit.finetune.learner import Ask, Training, learn
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import FinetuneRecipe
-
-TOKEN_BUDGET = 1024  # tokens in one forward pass, where no recipe says it
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a training went: losses are means over answer tokens, in nats."""
-
-    step_losses: list[float]
-    validation_losses: list[float] = field(default_factory=list)
-    steps: int = 0
-    answer_tokens: int = 0
-    packed: bool = True
-    best_epoch: int | None = None
 
 
 def attach_adapter(model: Any, recipe: FinetuneRecipe, seed: int) -> Any:
@@ -86,119 +72,59 @@ def train(
     progress: Progress = SILENT,
     label: str = "Fine-tuning",
 ) -> Training:
-    """Train the adapter in place with AdamW; answer tokens carry the loss.
+    """Train the adapter in place; answer tokens carry the loss. The steps are those of `learn`.
 
-    With `validation` examples the adapter of the epoch with the lowest validation loss is kept, and training
-    stops once `recipe.patience` epochs in a row were no better. `after_epoch` is called with the model.
-    Raises TrainingError if the loss is not a number, after putting the last good adapter back.
+    `after_epoch` is called with the model as the epoch has left it. Raises EdgePLMError without examples, and
+    TrainingError if the loss is not a number, after putting the last good adapter back.
     """
     if not examples:
         raise EdgePLMError(
             "no example is left to train on", where="finetune", mend="Raise finetune.max_length"
         )
     core = peft_model.base_model.model
-    parameters = [p for p in peft_model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    layers = training_layers(peft_model, examples, recipe.tokens_per_pass)
     steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(recipe, steps))
-    shuffler = random.Random(seed)  # noqa: S311 - order of examples, nothing secret
-    order = list(examples)
-    peft_model.train()
-    by_runs = packing_is_exact(core, order, by_runs=True)
-    use_packing = by_runs or packing_is_exact(core, order)
-    loss_of = partial(packed_loss, by_runs=by_runs) if use_packing else padded_loss
-    losses: list[float] = []
-    validation_losses: list[float] = []
-    best: tuple[float, int, list[torch.Tensor]] | None = None
-    sound: list[torch.Tensor] | None = None  # the last values whose loss was a number
-    tokens = 0
-    with progress.step(label, total=steps, unit="steps") as advance:
-        for epoch in range(recipe.epochs):
-            shuffler.shuffle(order)
-            for start in range(0, len(order), recipe.batch_size):
-                batch = order[start : start + recipe.batch_size]
-                count = sum(len(e.answer) for e in batch)
-                total = 0.0
-                for part in passes(core, batch, recipe.tokens_per_pass, packed=use_packing, by_runs=by_runs):
-                    # By the number of tokens, not by their weights, or a batch of light examples would
-                    # weigh as much as any other.
-                    loss = loss_of(core, part) / count
-                    loss.backward()
-                    total += loss.item()
-                norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm)
-                if not (math.isfinite(total) and math.isfinite(norm.item())):
-                    _restore(parameters, best[2] if best else sound)
-                    raise diverged(
-                        f"the loss is no longer a number at step {len(losses) + 1} of {steps}", batch
-                    )
-                sound = _copies(parameters)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad(set_to_none=True)
-                losses.append(total * count / sum(len(e.answer) * e.weight for e in batch))
-                tokens += count
-                advance(1)
-            if after_epoch:
-                after_epoch(core)
-            if validation:
-                held_out = mean_loss(
-                    core,
-                    validation,
-                    packed=use_packing,
-                    by_runs=by_runs,
-                    token_budget=recipe.tokens_per_pass,
-                )
-                if not math.isfinite(held_out):
-                    _restore(parameters, best[2] if best else sound)
-                    raise diverged(
-                        f"the validation loss is no longer a number after epoch {epoch + 1}", validation
-                    )
-                validation_losses.append(held_out)
-                if best is None or held_out < best[0]:
-                    best = (held_out, epoch, _copies(parameters))
-                elif recipe.patience and epoch - best[1] >= recipe.patience:
-                    break
-    if best:
-        _restore(parameters, best[2])
-    peft_model.eval()
-    return Training(
-        losses, validation_losses, len(losses), tokens, use_packing, best[1] + 1 if best else None
-    )
+
+    def epoch_ended() -> None:
+        if after_epoch:
+            layers.publish()
+            after_epoch(core)
+
+    try:
+        with progress.step(label, total=steps, unit="steps") as advance:
+            work = learn(
+                layers.parameter,
+                examples,
+                validation,
+                recipe,
+                seed,
+                split=layers.split,
+                after_step=partial(advance, 1),
+                after_epoch=epoch_ended,
+            )
+            training = _led(work, peft_model, layers)
+    finally:
+        layers.publish()
+        layers.close()
+        peft_model.eval()
+    return replace(training, packed=layers.packed)
 
 
-def learning_rate_factor(recipe: FinetuneRecipe, steps: int) -> Callable[[int], float]:
-    """The learning rate at a step (from 0), as a share of its peak: warm-up, then the recipe's schedule.
-
-    No step of a short training is wasted on a rate of 0, neither the first nor the last.
-    """
-    warmup = max(1, round(recipe.warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < warmup or recipe.schedule == "constant":
-            return min(1.0, (step + 1) / warmup)
-        left = (steps - step) / (steps - warmup + 1)  # 1 at the peak
-        return left if recipe.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
-
-    return factor
-
-
-@torch.no_grad()
-def mean_loss(
-    model: Any,
-    examples: Sequence[EncodedExample],
-    *,
-    packed: bool = True,
-    by_runs: bool = False,
-    token_budget: int = TOKEN_BUDGET,
-) -> float:
-    """Mean negative log-likelihood of the answer tokens, in nats."""
-    training = model.training
-    model.eval()
-    loss_of = partial(packed_loss, by_runs=by_runs) if packed else padded_loss
-    parts = passes(model, examples, token_budget, packed=packed, by_runs=by_runs)
-    total = sum(float(loss_of(model, part)) for part in parts)
-    model.train(training)
-    return total / sum(len(e.answer) * e.weight for e in examples)
+def _led(work: Generator[Ask, float, Training], peft_model: Any, layers: TrainingLayers) -> Training:
+    """Compute what `work` asks for until it is done."""
+    try:
+        ask = next(work)
+        while True:
+            training = ask.tokens is not None
+            peft_model.train(training)
+            with torch.set_grad_enabled(training):
+                loss = layers.loss(ask.examples)
+            if ask.tokens is not None:
+                (loss / ask.tokens).backward()
+            ask = work.send(loss.item())
+    except StopIteration as done:
+        result: Training = done.value
+        return result
 
 
 def save_adapter(
@@ -227,23 +153,3 @@ def save_adapter(
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     if base_sha256:
         write_record(folder, AdapterRecord(base_source, base_sha256, history_in_prompt))
-
-
-def diverged(what: str, examples: Sequence[EncodedExample]) -> TrainingError:
-    """The error for a loss that is no longer a number; it names the examples of that step."""
-    return TrainingError(
-        what,
-        where=f"finetune, batch of {', '.join(example.id for example in examples)}",
-        mend="Lower finetune.learning_rate, or look at these examples",
-    )
-
-
-def _copies(parameters: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in parameters]
-
-
-def _restore(parameters: Sequence[torch.Tensor], values: Sequence[torch.Tensor] | None) -> None:
-    if values is not None:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, values, strict=True):
-                parameter.copy_(value)

@@ -6,7 +6,8 @@ from typing import Any
 
 from toolkit.finetune import open_chat, split_history
 from toolkit.finetune.encode import Encoded, encode_history
-from toolkit.finetune.train import Training, attach_adapter, train
+from toolkit.finetune.learner import Training
+from toolkit.finetune.train import attach_adapter, train
 from toolkit.models import BaseModel, load_model
 from toolkit.profiles import Example, Profile
 from toolkit.progress import SILENT, Progress
