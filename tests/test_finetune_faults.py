@@ -72,13 +72,14 @@ def test_an_adapter_that_is_not_better_than_the_base_is_withheld(base: BaseModel
     report = finetune(base, contrary(0), TASK, HARMED, tmp_path / "out", seed=0)
     assert report.better_than_base is False
     assert str(report.withheld).startswith("not shipped: on the held-out slice of the history the adapter is")
-    assert report.notes() == [
-        "On the held-out slice of the history the adapter is not better than the base model."
-    ]
+    assert report.notes() == []
     unguarded = finetune(
         base, contrary(0), TASK, replace(HARMED, guard=False), tmp_path / "unguarded", seed=0
     )
     assert (unguarded.better_than_base, unguarded.withheld) == (False, None)
+    assert unguarded.notes() == [
+        "On the held-out slice of the history the adapter is not better than the base model."
+    ]
 
 
 def test_a_model_that_cannot_pack_is_said() -> None:

@@ -32,15 +32,16 @@ def test_both_ways_are_measured_and_agree(
     assert [group["people"] for group in found["groups"]] == [2, 2]  # user 0 has too few examples
     assert found["summary"]["examples"] == 5 + 6 + 7 + 8
     assert found["summary"]["largest_difference"] < 1e-5
+    assert 0 < found["summary"]["largest_loss_difference"] < 1e-4
     assert all(group["alone_seconds"] > 0 < group["together_cpu"] for group in found["groups"])
 
 
 def test_the_ratio_is_of_sums_and_its_spread_is_told() -> None:
-    groups = [Group(4, 40, 20, 10, 18, 12, 1, 1, 1e-7), Group(4, 40, 10, 10, 10, 8, 1, 1, 2e-7)]
+    groups = [Group(4, 40, 20, 10, 18, 12, 1, 1, 1e-7, 3e-6), Group(4, 40, 10, 10, 10, 8, 1, 1, 2e-7, 2e-6)]
     found = summary(groups)
     assert found["ratio"] == pytest.approx(1.5)
     assert (found["ratio_smallest"], found["ratio_largest"]) == (1.0, 2.0)
     assert found["ratio_of_cpu"] == pytest.approx(1.4)
     assert found["ratio_of_training_cpu"] == pytest.approx((28 - 8) / (20 - 2))
     assert found["users_per_hour_together"] == pytest.approx(3600 * 8 / 20)
-    assert found["largest_difference"] == 2e-7
+    assert (found["largest_difference"], found["largest_loss_difference"]) == (2e-7, 3e-6)

@@ -45,6 +45,7 @@ def test_both_sides_end_at_the_same_loss(tmp_path: Path) -> None:
         assert sample["wall_seconds"] > 0 and 0 < sample["loaded_bytes"] <= sample["peak_bytes"]
         assert len(sample["answers"]) == 2
     assert row["largest_loss_difference"] < 1e-3
+    assert row["fewer_operations"] == usual["operations"] / ours["operations"] > 1
     assert "times faster" in done.output
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("anna-*.json")}
     assert CliRunner().invoke(command, line.split()).exit_code == 0
@@ -55,8 +56,8 @@ def test_the_summary_compares_people_pair_by_pair() -> None:
     def row(user: str, side: str, seconds: float, metric: float) -> dict[str, object]:
         return {
             "user": user, "side": side, "batch_size": 4, "wall_seconds": seconds, "cpu_seconds": seconds,
-            "peak_bytes": 10, "loaded_bytes": 5, "tokens": 100, "training_loss": 1.0, "query_loss": 1.0,
-            "metrics": {"mae": metric}, "answers": ["3"],
+            "peak_bytes": 10, "loaded_bytes": 5, "tokens": 100, "operations": seconds,
+            "training_loss": 1.0, "query_loss": 1.0, "metrics": {"mae": metric}, "answers": ["3"],
         }  # fmt: skip
 
     rows = [

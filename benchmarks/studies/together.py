@@ -35,7 +35,8 @@ from toolkit.tasks import Task
 
 @dataclass(frozen=True)
 class Group:
-    """One group, both ways: wall-clock and processor seconds, and how far the adapters are apart.
+    """One group, both ways: wall-clock and processor seconds, and how far apart the adapters are, and their
+    losses on the held-out slices.
 
     `load_seconds` is what loading the base took here; one by one pays it for every person, together once.
     """
@@ -49,6 +50,7 @@ class Group:
     load_seconds: float
     load_cpu: float
     largest_difference: float
+    largest_loss_difference: float
 
 
 def together_study(
@@ -87,7 +89,7 @@ def together_study(
                     times["alone"][1],
                     times["together"][1],
                     *load,
-                    _difference(here, members),
+                    *_differences(here, members),
                 )
             )
             shutil.rmtree(here / "alone")
@@ -123,6 +125,7 @@ def summary(groups: Sequence[Group]) -> dict[str, Any]:
         "ratio_of_cpu": cpu[0] / cpu[1],
         "ratio_of_training_cpu": trained[0] / trained[1],
         "largest_difference": max(group.largest_difference for group in groups),
+        "largest_loss_difference": max(group.largest_loss_difference for group in groups),
     }
 
 
@@ -142,20 +145,24 @@ def _together(
             raise outcome.error
 
 
-def _difference(here: Path, people: Sequence[Profile]) -> float:
-    """The largest difference between two numbers of the same adapter."""
+def _differences(here: Path, people: Sequence[Profile]) -> tuple[float, float]:
+    """The largest difference between two numbers of the same adapter, and between two losses on the same
+    held-out slice after the same epoch, in nats a token."""
     from safetensors.torch import load_file
 
-    largest = 0.0
+    numbers, losses = [0.0], [0.0]
     for person in people:
         folders = [here / way / key_of(person.user_id) for way in ("alone", "together")]
-        for adapter in read_finetuning(folders[0]).adapters:
+        reports = [read_finetuning(folder).adapters for folder in folders]
+        for first, second in zip(*reports, strict=True):
             one, two = (
-                load_file(adapter_folder(folder, adapter.name) / "adapter_model.safetensors")
+                load_file(adapter_folder(folder, first.name) / "adapter_model.safetensors")
                 for folder in folders
             )
-            largest = max(largest, *(float((one[name] - two[name]).abs().max()) for name in one))
-    return largest
+            numbers += [float((one[name] - two[name]).abs().max()) for name in one]
+            epochs = zip(first.validation_losses, second.validation_losses, strict=False)
+            losses += [abs(a - b) for a, b in epochs]
+    return max(numbers), max(losses)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, float]:

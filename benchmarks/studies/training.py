@@ -96,6 +96,7 @@ def summary(rows: Sequence[dict[str, Any]], primary: str) -> list[dict[str, Any]
                 "less_processor": asdict(
                     median_interval([b["cpu_seconds"] / a["cpu_seconds"] for a, b in pairs])
                 ),
+                "fewer_operations": median([b["operations"] / a["operations"] for a, b in pairs]),
                 "largest_loss_difference": max(losses),
                 "metric_difference": asdict(
                     paired_difference(
@@ -188,7 +189,8 @@ def _show(found: Sequence[dict[str, Any]], metric: str) -> None:
         print_paragraph(
             f"Batches of {row['batch_size']}, {row['people']} people: {faster['estimate']:.2f} times faster "
             f"({faster['low']:.2f} to {faster['high']:.2f}), {less['estimate']:.2f} times less processor "
-            f"time ({less['low']:.2f} to {less['high']:.2f}); losses differ by "
+            f"time ({less['low']:.2f} to {less['high']:.2f}), with {row['fewer_operations']:.2f} times fewer "
+            "multiplications by the frozen weights; losses differ by "
             f"{row['largest_loss_difference']:.1e} nats at most, {100 * row['same_answers']:.0f} % of the "
             "people got the same answers throughout."
         )

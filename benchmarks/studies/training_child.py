@@ -34,6 +34,29 @@ def batches(
             yield order[start : start + recipe.batch_size]
 
 
+def operations(side: str, model: Any, examples: Sequence[EncodedExample], recipe: FinetuneRecipe) -> float:
+    """Multiplications of a forward pass by the frozen weights, over the whole training; backward as many.
+
+    Attention and adapters are left out. What two sides' numbers say of their times is the limit for matrix
+    products of the same speed.
+    """
+    from torch.nn import Linear
+
+    from toolkit.finetune.tree import packs, tree_of
+
+    head = model.get_output_embeddings()
+    layers = sum(m.weight.numel() for m in model.modules() if isinstance(m, Linear) and m is not head)
+    total = 0.0
+    for batch in batches(examples, recipe, seed=0):
+        if side == USUAL:
+            total += len(batch) * max(map(len, batch)) * (layers + head.weight.numel())
+            continue
+        for part in packs(batch, recipe.tokens_per_pass):
+            tree = tree_of(part)
+            total += len(tree.ids) * layers + len(set(tree.rows)) * head.weight.numel()
+    return total
+
+
 def train_ours(peft_model: Any, examples: Sequence[EncodedExample], recipe: FinetuneRecipe) -> None:
     """As `edgeplm finetune` does."""
     from toolkit.finetune.train import train
@@ -120,6 +143,7 @@ def _work(request: Request) -> dict[str, Any]:
     examples = encode_history(history, task, chat, max_length=recipe.max_length).examples
     model = load_model(base)
     before = memory()["peak_rss"]
+    multiplications = operations(request["side"], model, examples, recipe)
     peft_model = attach_adapter(model, recipe, seed=0)
     started, processor = time.perf_counter(), time.process_time()
     _SIDES[request["side"]](peft_model, examples, recipe)
@@ -140,6 +164,7 @@ def _work(request: Request) -> dict[str, Any]:
         "cpu_seconds": cpu,
         "peak_bytes": peak,
         "loaded_bytes": before,
+        "operations": multiplications,
         "tokens": recipe.epochs * sum(map(len, examples)),
         "training_loss": mean_loss(core, examples, packed=False),
         "query_loss": mean_loss(core, asked, packed=False),

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from toolkit.fleet.plan import Failure
     from toolkit.fleet.result import FleetResult
 
-_SHOWN = 20
-
 
 @click.command(short_help="Train adapters for many people, on one machine or many.")
 @click.argument("recipe_file", metavar="RECIPE", type=PATH)
@@ -91,9 +89,8 @@ def _show(result: "FleetResult") -> None:
             ("not better", f"than the base: {counted(result.not_better, 'adapter')} (finetune.guard)")
         )
     print_table(rows)
-    if result.failures:
-        click.echo(f"{len(result.failures)} failed:", err=True)
-        for failure in result.failures[:_SHOWN]:
-            print_paragraph(printable(f"  {failure.user_id}: {failure.reason}"), err=True)
-        if len(result.failures) > _SHOWN:
-            click.echo(f"  ... all are in {result.out}/result.json", err=True)
+    if result.failures:  # each was named as it happened
+        print_paragraph(
+            f"{len(result.failures)} failed, for the reasons above; all are in {result.out}/result.json too.",
+            err=True,
+        )

@@ -81,13 +81,13 @@ class Finetuning:
         )
 
     def notes(self) -> list[str]:
-        """What a reader of the result should know, in sentences."""
+        """What a reader of the result should know besides `withheld`, in sentences."""
         found = []
         if self.better_than_base is None:
             found.append(
                 "No example was held out, so nothing says whether the adapter is better than the base model."
             )
-        if self.better_than_base is False:
+        if self.better_than_base is False and not self.withheld:
             found.append(
                 "On the held-out slice of the history the adapter is not better than the base model."
             )
