@@ -154,6 +154,8 @@ def _show(found: dict[str, Any], as_json: bool) -> int:
     print_table(rows, header=("adapter", "examples", "steps", "training loss", "held-out loss"))
     print_paragraph(f"Chosen: {found['chosen']} ({found['reason']})")
     click.echo(f"Adapter: {short_path(Path(found['adapter']))}")
+    if found["withheld"]:
+        print_paragraph(f"The adapter is {found['withheld']}.", err=True)
     for note in found["notes"]:
         print_paragraph(f"Note: {note}", err=True)
     return status
