@@ -100,27 +100,22 @@ def _attached(
     """The first person's bundle, and everybody else put into it."""
     from exporters.adapters import add_adapter
 
-    failures: list[Failure] = []
     started = False
-    with progress.step("Attaching adapters", total=len(people), unit="people") as advance:
-        for person in people:
-            try:
-                with _adapter(store, person) as adapter:
-                    if started:
-                        add_adapter(out, person.key, adapter)
-                    else:
-                        make_bundle(
-                            base, adapter, recipe.export, out, name=person.key,
-                            windows=shared_windows(recipe, base, task, people),
-                            weights=_trained_on(store), task=task, force=force,
-                        )  # fmt: skip
-                        started = True
-            except StoreError:  # nor would the next one's adapter be reached
-                raise
-            except EdgePLMError as error:
-                failures.append(Failure(person.profile.user_id, str(error)))
-            advance(1)
-    return failures
+
+    def attach(person: Person) -> None:
+        nonlocal started
+        with _adapter(store, person) as adapter:
+            if started:
+                add_adapter(out, person.key, adapter)
+                return
+            make_bundle(
+                base, adapter, recipe.export, out, name=person.key,
+                windows=shared_windows(recipe, base, task, people),
+                weights=_trained_on(store), task=task, force=force,
+            )  # fmt: skip
+            started = True
+
+    return _each("Attaching adapters", people, attach, progress)
 
 
 def _merged(
@@ -134,17 +129,28 @@ def _merged(
     progress: Progress,
 ) -> list[Failure]:
     """A bundle each, calibrated on that person's history."""
+
+    def export(person: Person) -> None:
+        asked = recipe.finetune.history_in_prompt
+        windows = calibration(recipe.export, base, task, [person.profile], asked)
+        with _adapter(store, person) as adapter:
+            make_bundle(
+                base, adapter, recipe.export, out / person.key,
+                name=person.key, windows=windows, task=task, force=force,
+            )  # fmt: skip
+
+    return _each("Exporting merged bundles", people, export, progress)
+
+
+def _each(
+    label: str, people: Sequence[Person], export: Callable[[Person], None], progress: Progress
+) -> list[Failure]:
+    """Export everybody; a person's error is theirs alone."""
     failures: list[Failure] = []
-    with progress.step("Exporting merged bundles", total=len(people), unit="people") as advance:
+    with progress.step(label, total=len(people), unit="people") as advance:
         for person in people:
             try:
-                asked = recipe.finetune.history_in_prompt
-                windows = calibration(recipe.export, base, task, [person.profile], asked)
-                with _adapter(store, person) as adapter:
-                    make_bundle(
-                        base, adapter, recipe.export, out / person.key,
-                        name=person.key, windows=windows, task=task, force=force,
-                    )  # fmt: skip
+                export(person)
             except StoreError:  # nor would the next one's adapter be reached
                 raise
             except EdgePLMError as error:
