@@ -122,13 +122,13 @@ def test_divergence_after_a_good_epoch_puts_its_adapter_back(base: BaseModel) ->
     good = encoded(base, HISTORY)
 
     class Poisoned(list[EncodedExample]):
-        """Turns bad once the base and the first epoch have been measured on it, at two looks each."""
+        """Turns bad once the first epoch has been validated."""
 
         seen = 0
 
         def __iter__(self) -> Any:
             self.seen += 1
-            return iter([replace(each, weight=math.nan) for each in good[:2]] if self.seen > 4 else good[:2])
+            return iter([replace(each, weight=math.nan) for each in good[:2]] if self.seen > 2 else good[:2])
 
     with pytest.raises(EdgePLMError, match=r"batch of r0, r1: the validation loss is no longer .* epoch 2"):
         train(model, good, RECIPE, seed=0, validation=Poisoned(good[:2]))

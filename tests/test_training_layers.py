@@ -49,7 +49,9 @@ def weights(model: Any) -> list[torch.Tensor]:
 def trained(base: BaseModel, recipe: FinetuneRecipe) -> tuple[list[torch.Tensor], Any]:
     model = attach_adapter(load_model(base), recipe, 3)
     all_ = encoded(base)
-    return weights(model), (train(model, all_[2:], recipe, seed=3, validation=all_[:2]), weights(model))
+    before = weights(model)
+    outcome = train(model, all_[2:], recipe, seed=3, validation=all_[:2], measure_base=True)
+    return before, (outcome, weights(model))
 
 
 def reference(base: BaseModel, recipe: FinetuneRecipe) -> tuple[list[float], list[torch.Tensor]]:

@@ -40,20 +40,18 @@ def operations(side: str, model: Any, examples: Sequence[EncodedExample], recipe
     Attention and adapters are left out. What two sides' numbers say of their times is the limit for matrix
     products of the same speed.
     """
-    from torch.nn import Linear
-
+    from toolkit.finetune.packing import linear_weights
     from toolkit.finetune.tree import packs, tree_of
 
-    head = model.get_output_embeddings()
-    layers = sum(m.weight.numel() for m in model.modules() if isinstance(m, Linear) and m is not head)
+    layers, head = linear_weights(model), model.get_output_embeddings().weight.numel()
     total = 0.0
     for batch in batches(examples, recipe, seed=0):
         if side == USUAL:
-            total += len(batch) * max(map(len, batch)) * (layers + head.weight.numel())
+            total += len(batch) * max(map(len, batch)) * (layers + head)
             continue
         for part in packs(batch, recipe.tokens_per_pass):
             tree = tree_of(part)
-            total += len(tree.ids) * layers + len(set(tree.rows)) * head.weight.numel()
+            total += len(tree.ids) * layers + len(set(tree.rows)) * head
     return total
 
 

@@ -99,6 +99,7 @@ def finetune(
                     recipe,
                     seed=seed,
                     validation=validation,
+                    measure_base=base_loss is None,
                     after_epoch=follow,
                     progress=progress,
                     label=f"Fine-tuning on {name} ({len(examples)} examples)",

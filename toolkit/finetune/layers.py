@@ -16,6 +16,7 @@ from toolkit.finetune.encode import EncodedExample
 from toolkit.finetune.packing import packed_loss, packing_is_exact, padded_loss, passes
 from toolkit.finetune.segments import Segment, people_losses
 from toolkit.finetune.stacking import Stack, unstackable
+from toolkit.finetune.tree import packs
 
 
 class TrainingLayers(Protocol):
@@ -34,7 +35,7 @@ class TrainingLayers(Protocol):
         """Put the numbers as they are now into PEFT's own weights."""
 
     def close(self) -> None:
-        """Leave PEFT's model as it was, but for its adapter's numbers."""
+        """Publish for good, and leave PEFT's model as it was otherwise."""
 
 
 def training_layers(
@@ -62,7 +63,7 @@ class _StackOfOne:
         self._stack.reset(0)
         self.parameter = torch.nn.Parameter(self._stack.values[0])
         self.parameter.grad = self._stack.grads[0]
-        self.split = partial(passes, self._core, token_budget=tokens_per_pass, packed=True, by_runs=True)
+        self.split = partial(packs, token_budget=tokens_per_pass)
 
     def loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
         with self._stack.installed():
@@ -72,7 +73,7 @@ class _StackOfOne:
         self._stack.show(self.parameter.detach())
 
     def close(self) -> None:
-        """Nothing is left on the model between passes."""
+        self.publish()  # nothing else is left on the model between passes
 
 
 class _OwnLayers:

@@ -8,13 +8,11 @@ import math
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 
 from toolkit.errors import TrainingError
 from toolkit.finetune.encode import EncodedExample
-from toolkit.finetune.tree import packs
 from toolkit.recipe import FinetuneRecipe
 
 Split = Callable[[Sequence[EncodedExample]], Iterable[Sequence[EncodedExample]]]
@@ -32,7 +30,7 @@ class Ask:
 class Training:
     """How a training went: losses are means over answer tokens, in nats.
 
-    `base_validation_loss` is that of the validation examples before the first step, where there are any.
+    `base_validation_loss` is that of the validation examples before the first step, where it was measured.
     """
 
     step_losses: list[float]
@@ -50,7 +48,8 @@ def learn(
     recipe: FinetuneRecipe,
     seed: int,
     *,
-    split: Split | None = None,
+    split: Split,
+    measure_base: bool = False,
     after_step: Callable[[], None] = lambda: None,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> Generator[Ask, float, Training]:
@@ -58,19 +57,18 @@ def learn(
 
     With `validation` examples the values of the epoch with the lowest validation loss are kept, and the
     training ends once `recipe.patience` epochs in a row were no better. `split` cuts a batch into what is
-    asked for at a time. Raises TrainingError if a loss is not a number, after putting the last good values
-    back.
+    asked for at a time. `measure_base`: the loss on `validation` before the first step is wanted too. Raises
+    TrainingError if a loss is not a number, after putting the last good values back.
     """
     # One row rather than hundreds of matrices: one kernel, fused, in place of several for each of them.
     optimizer = torch.optim.AdamW(
         [parameter], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
+    steps = step_count(recipe, len(examples))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(recipe, steps))
-    split = split or partial(packs, token_budget=recipe.tokens_per_pass)
     shuffler = random.Random(seed)  # noqa: S311 - order of examples, nothing secret
     order = list(examples)
-    base_loss = (yield from _mean_loss(validation, split)) if validation else None
+    base_loss = (yield from _mean_loss(validation, split)) if validation and measure_base else None
     losses: list[float] = []
     validation_losses: list[float] = []
     best: tuple[float, int, torch.Tensor] | None = None
@@ -118,6 +116,11 @@ def learn(
         best_epoch=best[1] + 1 if best else None,
         base_validation_loss=base_loss,
     )
+
+
+def step_count(recipe: FinetuneRecipe, examples: int) -> int:
+    """Optimiser steps of a training on so many examples, if it does not stop early."""
+    return recipe.epochs * math.ceil(examples / recipe.batch_size)
 
 
 def learning_rate_factor(recipe: FinetuneRecipe, steps: int) -> Callable[[int], float]:

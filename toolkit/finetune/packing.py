@@ -60,15 +60,20 @@ def packing_cost(model: Any) -> Cost:
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
     except AttributeError:
         return Cost()
-    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
-    linear = sum(
-        module.weight.numel()
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and id(module) not in ends
-    )
+    linear = linear_weights(model)
     # 4 operations a pair, head and channel (scores, and their product with the values), 2 a weight.
     pair = 2 * heads * width * layers / linear if linear else 0.0
     return Cost(_ATTENTION_EFFORT * pair, _PASS_OVERHEAD)
+
+
+def linear_weights(model: Any) -> int:
+    """Weights of the linear layers, the output head left out."""
+    head = model.get_output_embeddings()
+    return sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )
 
 
 def packed_loss(model: Any, examples: Sequence[EncodedExample], *, by_runs: bool = False) -> torch.Tensor:

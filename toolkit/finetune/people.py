@@ -192,8 +192,8 @@ class _Person:
         )
         validation = self.draft.validation.examples
         return [
-            Arm(self.profile.user_id, name, examples, validation)
-            for name, examples in self.draft.arms.items()
+            Arm(self.profile.user_id, name, examples, validation, measure_base=index == 0)
+            for index, (name, examples) in enumerate(self.draft.arms.items())
         ]
 
     def failed(self, error: EdgePLMError) -> Outcome:

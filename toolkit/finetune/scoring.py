@@ -1,8 +1,7 @@
 """The loss of single examples, and how it goes while an adapter is trained on others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,10 +9,8 @@ import torch
 from toolkit.finetune.encode import EncodedExample
 from toolkit.finetune.packing import (
     packed_logits,
-    packed_loss,
     packing_is_exact,
     padded_logits,
-    padded_loss,
     passes,
     token_losses,
 )
@@ -39,18 +36,13 @@ def example_losses(
     where the model can."""
     if not examples:
         return []
-    training = model.training
-    model.eval()
     by_runs = packing_is_exact(model, examples, by_runs=True)
     packed = by_runs or packing_is_exact(model, examples)
     found: dict[int, float] = {}  # by identity: two examples may be equal
     with progress.step(label, total=len(examples), unit="examples") as advance:
-        for part in passes(model, examples, token_budget, packed=packed, by_runs=by_runs):
-            logits = packed_logits(model, part, by_runs=by_runs) if packed else padded_logits(model, part)
-            losses = token_losses(logits, part).split([len(each.answer) for each in part])
-            found |= {id(each): float(own.mean()) for each, own in zip(part, losses, strict=True)}
-            advance(len(part))
-    model.train(training)
+        for each, losses in _answers(model, examples, token_budget, packed=packed, by_runs=by_runs):
+            found[id(each)] = float(losses.mean())
+            advance(1)
     return [found[id(each)] for each in examples]
 
 
@@ -64,13 +56,22 @@ def mean_loss(
     token_budget: int = _TOKEN_BUDGET,
 ) -> float:
     """Mean negative log-likelihood of the answer tokens of all `examples`, in nats, by weight."""
+    found = _answers(model, examples, token_budget, packed=packed, by_runs=by_runs)
+    total = sum(each.weight * float(losses.sum()) for each, losses in found)
+    return total / sum(len(e.answer) * e.weight for e in examples)
+
+
+def _answers(
+    model: Any, examples: Sequence[EncodedExample], token_budget: int, *, packed: bool, by_runs: bool
+) -> Iterator[tuple[EncodedExample, torch.Tensor]]:
+    """Each example, as they are computed, and its answer tokens' losses; in evaluation mode."""
     training = model.training
     model.eval()
-    loss_of = partial(packed_loss, by_runs=by_runs) if packed else padded_loss
-    parts = passes(model, examples, token_budget, packed=packed, by_runs=by_runs)
-    total = sum(float(loss_of(model, part)) for part in parts)
+    for part in passes(model, examples, token_budget, packed=packed, by_runs=by_runs):
+        logits = packed_logits(model, part, by_runs=by_runs) if packed else padded_logits(model, part)
+        losses = token_losses(logits, part).split([len(each.answer) for each in part])
+        yield from zip(part, losses, strict=True)
     model.train(training)
-    return total / sum(len(e.answer) * e.weight for e in examples)
 
 
 @dataclass

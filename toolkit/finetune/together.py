@@ -9,6 +9,7 @@ histories of different lengths leave no gaps.
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -20,6 +21,7 @@ from toolkit.finetune.learner import Ask, Training, learn
 from toolkit.finetune.packing import padded_loss
 from toolkit.finetune.segments import Segment, check_samples, people_losses
 from toolkit.finetune.stacking import Stack, unstackable
+from toolkit.finetune.tree import packs
 from toolkit.recipe import FinetuneRecipe
 
 PASS_TOKENS = 1024  # tokens in one pass of several people; more gain nothing on a CPU and take more memory
@@ -32,12 +34,16 @@ class CannotStackError(Exception):
 
 @dataclass(frozen=True)
 class Arm:
-    """One adapter to be trained; `person` and `name` say whose and which."""
+    """One adapter to be trained; `person` and `name` say whose and which.
+
+    `measure_base`: as `learn` has it.
+    """
 
     person: str
     name: str
     examples: tuple[EncodedExample, ...]
     validation: tuple[EncodedExample, ...] = ()
+    measure_base: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,10 @@ def _start(arm: Arm, slot: int, stack: Stack, recipe: FinetuneRecipe, seed: int)
     stack.reset(slot)
     parameter = torch.nn.Parameter(stack.values[slot])
     parameter.grad = stack.grads[slot]
-    work = learn(parameter, arm.examples, arm.validation, recipe, seed)
+    split = partial(packs, token_budget=recipe.tokens_per_pass)
+    work = learn(
+        parameter, arm.examples, arm.validation, recipe, seed, split=split, measure_base=arm.measure_base
+    )
     return _Running(arm, slot, work, next(work))
 
 

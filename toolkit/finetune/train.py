@@ -1,7 +1,6 @@
 """Training one person's LoRA adapter."""
 
 import errno
-import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from toolkit.adapter_record import AdapterRecord, write_record
 from toolkit.errors import AdapterError, EdgePLMError
 from toolkit.finetune.encode import EncodedExample
 from toolkit.finetune.layers import TrainingLayers, training_layers
-from toolkit.finetune.learner import Ask, Training, learn
+from toolkit.finetune.learner import Ask, Training, learn, step_count
 from toolkit.progress import SILENT, Progress
 from toolkit.recipe import FinetuneRecipe
 
@@ -68,6 +67,7 @@ def train(
     *,
     seed: int,
     validation: Sequence[EncodedExample] = (),
+    measure_base: bool = False,
     after_epoch: Callable[[Any], None] | None = None,
     progress: Progress = SILENT,
     label: str = "Fine-tuning",
@@ -83,7 +83,6 @@ def train(
         )
     core = peft_model.base_model.model
     layers = training_layers(peft_model, examples, recipe.tokens_per_pass)
-    steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
 
     def epoch_ended() -> None:
         if after_epoch:
@@ -91,7 +90,7 @@ def train(
             after_epoch(core)
 
     try:
-        with progress.step(label, total=steps, unit="steps") as advance:
+        with progress.step(label, total=step_count(recipe, len(examples)), unit="steps") as advance:
             work = learn(
                 layers.parameter,
                 examples,
@@ -99,12 +98,12 @@ def train(
                 recipe,
                 seed,
                 split=layers.split,
+                measure_base=measure_base,
                 after_step=partial(advance, 1),
                 after_epoch=epoch_ended,
             )
             training = _led(work, peft_model, layers)
     finally:
-        layers.publish()
         layers.close()
         peft_model.eval()
     return replace(training, packed=layers.packed)

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolkit.finetune import open_chat, split_history
 from toolkit.finetune.encode import Encoded, encode_history
-from toolkit.finetune.learner import Training
+from toolkit.finetune.learner import Training, step_count
 from toolkit.finetune.train import attach_adapter, train
 from toolkit.models import BaseModel, load_model
 from toolkit.profiles import Example, Profile
@@ -47,7 +47,7 @@ class Trials:
 
     def steps(self, synthetic: int) -> int:
         """Optimiser steps of a training beside so many synthetic examples, if it does not stop early."""
-        return self._recipe.epochs * -(-(len(self.real.examples) + synthetic) // self._recipe.batch_size)
+        return step_count(self._recipe, len(self.real.examples) + synthetic)
 
     def untrained(self) -> Any:
         """The base model, prepared for training as `toolkit.finetune.finetune` takes it."""
