@@ -73,7 +73,7 @@ def finetune(
 
     limit = max_length or recipe.max_length
     draft = draft_of(profile, synthetic, task, open_chat(base), recipe, limit=limit, seed=seed)
-    arms, validation = dict(draft.arms), draft.validation.examples
+    arms, validation = dict(draft.arms), draft.history.validation.examples
     adapters: list[TrainedAdapter] = []
     base_loss = None
     rescue = rescue or out.with_name(f"{out.name}-stopped")
@@ -91,7 +91,9 @@ def finetune(
             adapter = attach_adapter(model, recipe, seed)
             follow = None
             if watch and name == REAL:
-                follow = watch.follow(draft.encode(watch.examples), validation, recipe.tokens_per_pass)
+                follow = watch.follow(
+                    draft.history.encode(watch.examples), validation, recipe.tokens_per_pass
+                )
             try:
                 training = train(
                     adapter,

@@ -17,20 +17,28 @@ _SMALLEST_SPLIT = 5  # with fewer examples none is held out
 
 
 @dataclass(frozen=True)
-class Draft:
-    """What is trained, encoded: `arms` are the training examples of each adapter, by its name.
+class RealExamples:
+    """A history in its two parts, `training` and `held_out`; `real` and `validation` are the same, encoded.
 
     `encode` is how further examples are encoded as these are.
     """
 
-    profile: Profile
-    recipe: FinetuneRecipe
-    held_out: tuple[Example, ...]
+    training: list[Example]
+    held_out: list[Example]
     real: Encoded
     validation: Encoded
+    encode: Callable[..., Encoded]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is trained, encoded: `arms` are the training examples of each adapter, by its name."""
+
+    profile: Profile
+    recipe: FinetuneRecipe
+    history: RealExamples
     synthetic: Encoded
     arms: dict[str, tuple[EncodedExample, ...]]
-    encode: Callable[..., Encoded]
 
     def report(self, adapters: Sequence[TrainedAdapter], base_loss: float | None) -> Finetuning:
         """The report of these `adapters`; `base_loss` is the base model's on the held-out slice."""
@@ -41,7 +49,7 @@ class Draft:
             chosen,
             reason,
             base_loss,
-            [example.id for example in self.held_out],
+            [example.id for example in self.history.held_out],
             self._ids("cut"),
             self._ids("dropped"),
             same_answer=len(history) > 1 and len({each.output for each in history}) == 1,
@@ -50,8 +58,25 @@ class Draft:
 
     def _ids(self, what: str) -> list[str]:
         """Ids of the examples that were `cut` or `dropped`, of all parts."""
-        parts = (self.real, self.validation, self.synthetic)
+        parts = (self.history.real, self.history.validation, self.synthetic)
         return [example_id for part in parts for example_id in getattr(part, what)]
+
+
+def real_examples(
+    profile: Profile, task: Task, chat: ChatFormat, recipe: FinetuneRecipe, *, limit: int, seed: int
+) -> RealExamples:
+    """Split and encode a person's history; `limit` is the longest example, in tokens."""
+    training, held_out = split_history(profile.history, recipe.validation, seed)
+    # Retrieved from what is trained on alone: the held-out slice must not help to its own answers.
+    encode = partial(
+        encode_history,
+        task=task,
+        chat=chat,
+        max_length=limit,
+        history=training,
+        retrieved=recipe.history_in_prompt,
+    )
+    return RealExamples(training, held_out, encode(training), encode(held_out), encode)
 
 
 def draft_of(
@@ -68,18 +93,8 @@ def draft_of(
 
     `limit` is the longest example, in tokens.
     """
-    training, held_out = split_history(profile.history, recipe.validation, seed)
-    # Retrieved from what is trained on alone: the held-out slice must not help to its own answers.
-    encode = partial(
-        encode_history,
-        task=task,
-        chat=chat,
-        max_length=limit,
-        history=training,
-        retrieved=recipe.history_in_prompt,
-    )
-    real, validation = encode(training), encode(held_out)
-    made = encode(synthetic, weight=recipe.synthetic_weight)
+    history = real_examples(profile, task, chat, recipe, limit=limit, seed=seed)
+    real, made = history.real, history.encode(synthetic, weight=recipe.synthetic_weight)
     if not synthetic and recipe.choose == SYNTHETIC:
         raise EdgePLMError(
             "there are no synthetic examples to train on",
@@ -93,11 +108,11 @@ def draft_of(
         arms[SYNTHETIC] = (*real.examples, *made.examples)
     if not arms:
         raise EdgePLMError(
-            f"none of the {len(training) + len(synthetic)} examples fits {limit} tokens",
+            f"none of the {len(history.training) + len(synthetic)} examples fits {limit} tokens",
             where=f"user {profile.user_id}",
             mend="Raise finetune.max_length",
         )
-    return Draft(profile, recipe, tuple(held_out), real, validation, made, arms, encode)
+    return Draft(profile, recipe, history, made, arms)
 
 
 def split_history(history: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

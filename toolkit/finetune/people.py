@@ -190,7 +190,7 @@ class _Person:
             limit=trainer.limit,
             seed=trainer.seed,
         )
-        validation = self.draft.validation.examples
+        validation = self.draft.history.validation.examples
         return [
             Arm(self.profile.user_id, name, examples, validation, measure_base=index == 0)
             for index, (name, examples) in enumerate(self.draft.arms.items())

@@ -1,11 +1,10 @@
 """Adapters that are trained to be looked at and not to be kept: on more or fewer synthetic examples."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
-from toolkit.finetune import open_chat, split_history
-from toolkit.finetune.encode import Encoded, encode_history
+from toolkit.finetune import open_chat
+from toolkit.finetune.draft import real_examples
 from toolkit.finetune.learner import Training, step_count
 from toolkit.finetune.train import attach_adapter, train
 from toolkit.models import BaseModel, load_model
@@ -33,17 +32,10 @@ class Trials:
         self._prepare = prepare
         self._base, self._profile, self._task, self._recipe, self._seed = base, profile, task, recipe, seed
         self.chat = open_chat(base)
-        self.training, self.held_out = split_history(profile.history, recipe.validation, seed)
-        self._encode = partial(
-            encode_history,
-            task=task,
-            chat=self.chat,
-            max_length=recipe.max_length,
-            history=self.training,
-            retrieved=recipe.history_in_prompt,
-        )
-        self.real: Encoded = self._encode(self.training)
-        self.validation: Encoded = self._encode(self.held_out)
+        history = real_examples(profile, task, self.chat, recipe, limit=recipe.max_length, seed=seed)
+        self.training, self.held_out = history.training, history.held_out
+        self.real, self.validation = history.real, history.validation
+        self._encode = history.encode
 
     def steps(self, synthetic: int) -> int:
         """Optimiser steps of a training beside so many synthetic examples, if it does not stop early."""
