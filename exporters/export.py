@@ -86,7 +86,7 @@ def quantised_weights(
             )
         return recover_base(model)
     scheme = scheme_of(job.preset, job.precision, job.runtime)
-    return quantise_model(model, scheme.linear, scheme.head, windows.ids if windows else None, progress)
+    return quantise_model(model, scheme, windows.ids if windows else None, progress)
 
 
 def export_bundle(

@@ -1,7 +1,6 @@
 """Presets: how finely a bundle keeps its weights, by name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from exporters.quantise.grid import (
     XNNPACK_INT8,
     Grid,
     QuantisedWeight,
+    Scheme,
 )
 from toolkit.errors import EdgePLMError, ModelError
 
@@ -30,21 +30,9 @@ PRESETS: dict[str, tuple[str, str]] = {
     "faithful": ("int8", "int8"),
     EXACT: ("as in the base", "as in the base"),
 }
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """Grids of the decoder's linear layers and of the head with its tied embedding; None stays float."""
-
-    linear: Grid | None
-    head: Grid | None
-
-    @property
-    def words(self) -> str:
-        """What it is, for people."""
-        if self.linear is None and self.head is None:
-            return "float32"
-        return f"{_grid_words(self.linear)}; head and embedding {_grid_words(self.head)}"
+# Beside int4, int8 for the linears that lose most by it for their size, and in which share of the layers, the
+# first and the last ones. See docs/exports.md, "Which layers get more bits".
+_FINE_ENDS = {"v_proj": (1.0, 0.0), "down_proj": (1 / 3, 1 / 10)}
 
 
 def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
@@ -69,6 +57,8 @@ def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
     linear, head = PRESETS[preset]
     linear = precision or linear
     grids = _GRIDS[runtime]
+    if linear == "int4":
+        return Scheme(grids[linear], grids[head], grids["int8"], _FINE_ENDS)
     return Scheme(grids[linear], None if linear == "fp32" else grids[head])
 
 
@@ -101,14 +91,7 @@ def bits_per_weight(weights: Mapping[str, QuantisedWeight]) -> float:
 
 
 def _bytes(weight: QuantisedWeight) -> float:
-    scales = weight.scales.numel() * weight.grid.scale_dtype.itemsize
+    kept = [weight.scales] if weight.offsets is None else [weight.scales, weight.offsets]
+    scales = sum(each.numel() for each in kept) * weight.grid.scale_dtype.itemsize
     zeros = 0 if weight.grid.symmetric else weight.zeros.numel() * weight.grid.bits / 8
-    offsets = 0 if weight.offsets is None else weight.offsets.numel() * 4
-    return weight.codes.numel() * weight.grid.bits / 8 + scales + zeros + offsets
-
-
-def _grid_words(grid: Grid | None) -> str:
-    if grid is None:
-        return "float32"
-    per = f"blocks of {grid.block}" if grid.block else "one scale a row"
-    return f"int{grid.bits}, {per}"
+    return weight.codes.numel() * weight.grid.bits / 8 + scales + zeros

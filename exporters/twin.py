@@ -4,6 +4,7 @@ Calibration takes minutes and several steps of a run need the same base, so that
 are kept in the cache, the most recent few of each.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 from exporters.bundle import open_bundle
 from exporters.export import ExportJob, export_bundle, quantised_weights
 from exporters.golden import EngineLike
+from exporters.presets import EXACT, scheme_of
 from exporters.quantise.calibrate import Windows
 from exporters.quantise.grid import QuantisedWeight
 from exporters.quantise.store import read_weights, write_weights
@@ -87,5 +89,6 @@ def base_twin(
 
 def _key(job: ExportJob, windows: Windows | None) -> str:
     calibrated = windows.sha256[:16] if windows else "rounded"
-    parts = (job.base.sha256[:16], job.runtime, job.preset, job.precision or "own", calibrated, __version__)
-    return "-".join(parts)
+    scheme = EXACT if job.preset == EXACT else repr(scheme_of(job.preset, job.precision, job.runtime))
+    grids = hashlib.sha256(scheme.encode()).hexdigest()[:8]  # another version may mean others by that name
+    return "-".join((job.base.sha256[:16], job.runtime, job.preset, grids, calibrated, __version__))

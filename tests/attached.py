@@ -17,8 +17,12 @@ from exporters.bundle import (
     list_files,
     write_manifest,
 )
+from exporters.quantise.grid import ONNX_INT4, ONNX_INT8, Scheme
 
 CONTEXT = 160
+INT8 = Scheme(ONNX_INT8, None)
+# As the presets have it: of the builder's fused q, k and v, v is on a grid of its own.
+MIXED = Scheme(ONNX_INT4, None, ONNX_INT8, {"v_proj": (1.0, 0.0), "down_proj": (0.5, 0.0)})
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -31,8 +35,8 @@ class Built:
     model: Any
 
 
-def build(folder: Path, arch: str = "llama", *, quantised: bool = False) -> Built:
-    """A bundle without slots: float32, or every linear layer of the decoder on the int8 grid."""
+def build(folder: Path, arch: str = "llama", *, scheme: Scheme | None = None) -> Built:
+    """A bundle without slots: float32, or the decoder's linear layers on the grids of `scheme`."""
     from exporters.onnx.builder import build_onnx
     from toolkit.models import load_model
 
@@ -43,28 +47,19 @@ def build(folder: Path, arch: str = "llama", *, quantised: bool = False) -> Buil
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
         (floats / name).write_bytes((Path(base.folder) / name).read_bytes())
     build_onnx(floats, bundle, CONTEXT, [2])
-    if quantised:
-        _round(model, bundle)
+    if scheme:
+        _round(model, bundle, scheme)
     seal(bundle)
     return Built(base, bundle, model)
 
 
-def _round(model: Any, bundle: Path) -> None:
-    import torch
-
+def _round(model: Any, bundle: Path, scheme: Scheme) -> None:
     from exporters.onnx.weights import place_weights
-    from exporters.quantise.grid import ONNX_INT8
-    from exporters.quantise.solve import quantise
+    from exporters.quantise.calibrate import apply_weights, quantise_model
 
-    floats = {
-        name: module.weight.detach()
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and name.startswith("model.layers.")
-    }
-    rounded = {name: quantise(weight, ONNX_INT8) for name, weight in floats.items()}
-    place_weights(bundle, floats, rounded)
-    for name, weight in rounded.items():
-        model.get_submodule(name).weight.data = weight.dequantise()
+    rounded = quantise_model(model, scheme, None)
+    place_weights(bundle, {name: model.get_submodule(name).weight.detach() for name in rounded}, rounded)
+    apply_weights(model, rounded)
 
 
 def seal(bundle: Path) -> None:

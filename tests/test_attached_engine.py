@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attached import Built, build, ids, lora, seal
+from attached import INT8, MIXED, Built, build, ids, lora, seal
 from tiny import ARCHITECTURES
 
 from exporters.adapters import add_adapter
 from exporters.merge import merge_adapter
 from exporters.onnx.slots import DTYPES, add_slots_to_folder
+from exporters.quantise.grid import Scheme
 from runtimes import Engine, open_engine
 from runtimes.torch_engine import TorchEngine
 from toolkit.errors import BundleError
@@ -97,8 +98,9 @@ def test_attached_is_merged_and_people_switch_back_and_forth(
     engine.close()
 
 
-def test_a_quantised_base_takes_adapters_too(tmp_path: Path) -> None:
-    built = build(tmp_path, quantised=True)
+@pytest.mark.parametrize("scheme", [INT8, MIXED])
+def test_a_quantised_base_takes_adapters_too(scheme: Scheme, tmp_path: Path) -> None:
+    built = build(tmp_path, scheme=scheme)
     adapter = lora(built.base, tmp_path / "anna")
     base = answers_of(TorchEngine(built.model))
     wanted = answers_of(TorchEngine(merge_adapter(built.model, adapter))) - base

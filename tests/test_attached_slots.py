@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from attached import ATTENTION, Built, build, ids
+from attached import ATTENTION, INT8, MIXED, Built, build, ids
 from tiny import ARCHITECTURES
 
 from exporters.onnx.slots import (
@@ -35,7 +35,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module", params=["float", "quantised"])
 def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build(tmp_path_factory.mktemp("llama"), quantised=request.param == "quantised")
+    return build(tmp_path_factory.mktemp("llama"), scheme=INT8 if request.param == "quantised" else None)
 
 
 def graph_of(bundle: Path) -> onnx.ModelProto:
@@ -95,6 +95,18 @@ def test_what_was_asked_for_and_no_more(llama: Built) -> None:
     assert mask.shape == (2, 1, 128)
     assert mask[:, 0].sum(axis=1).tolist() == [64, 32]
     assert mask[1, 0, 96:].all()
+
+
+def test_a_fused_layer_on_two_grids_is_two_layers(tmp_path: Path) -> None:
+    plan = plan_slots(graph_of(build(tmp_path, scheme=MIXED).bundle), ["v_proj", "k_proj"])
+    assert [(slot.name, slot.outputs) for slot in plan.slots[:2]] == [
+        ("model.layers.0.attn.qk_proj", 96),
+        ("model.layers.0.attn.v_proj", 32),
+    ]
+    assert [slot.parts for slot in plan.slots[:2]] == [
+        [Part("model.layers.0.self_attn.k_proj", 64, 32)],
+        [Part("model.layers.0.self_attn.v_proj", 0, 32)],
+    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -190,7 +202,7 @@ def test_a_fused_layer_of_unknown_widths(llama: Built) -> None:
     for node in model.graph.node:
         if node.op_type == "GroupQueryAttention":
             next(entry for entry in node.attribute if entry.name == "num_heads").i = 5
-    with pytest.raises(ModelError, match=r"widths of query, key and value in model\.layers\.0\.self_attn"):
+    with pytest.raises(ModelError, match=r"widths of q_proj, k_proj, v_proj in model\.layers\.0\.self_attn"):
         plan_slots(model, ["q_proj"])
 
 

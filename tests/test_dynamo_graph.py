@@ -18,7 +18,7 @@ from exporters.onnx.builder import supported_architectures
 from exporters.onnx.dynamo import build_onnx_dynamo, check_graph
 from exporters.onnx.weights import place_weights
 from exporters.quantise.calibrate import quantise_model
-from exporters.quantise.grid import ONNX_INT8
+from exporters.quantise.grid import ONNX_INT8, Scheme
 from runtimes.genai import GenAIEngine
 from runtimes.torch_engine import TorchEngine
 from toolkit.errors import ModelError
@@ -216,7 +216,7 @@ def test_quantised_weights_can_be_placed_in_it(built: Built, tmp_path: Path) -> 
     import shutil
 
     folder = Path(shutil.copytree(built.folder, tmp_path / "int8"))
-    weights = quantise_model(built.model, ONNX_INT8, ONNX_INT8, None)
+    weights = quantise_model(built.model, Scheme(ONNX_INT8, ONNX_INT8), None)
     modules = dict(built.model.named_modules())
     place_weights(folder, {name: modules[name].weight.data for name in weights}, weights)
     left = {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}

@@ -39,7 +39,12 @@ DEFAULT_DTYPE = "int8"
 _LINEAR = re.compile(r"/?model[./]layers\.(\d+)[./](\w+)[./](\w+)/MatMul(?:_Q\d+)?")
 _BLOCKS = {"attn": "self_attn"}  # what transformers calls the builder's blocks, where it is not the same
 _MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
-_FUSED = ("q_proj", "k_proj", "v_proj")
+# Layers that the graph computes as one: all three, or those whose weights are on the same grid.
+_FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "qk_proj": ("q_proj", "k_proj"),
+    "kv_proj": ("k_proj", "v_proj"),
+}
 
 
 @dataclass(frozen=True)
@@ -222,25 +227,26 @@ def _linears(model: "onnx.ModelProto") -> Iterator[Slot]:
             continue  # a product of two computed tensors is no linear layer
         prefix = f"model.layers.{layer}.{_BLOCKS.get(block, block)}"
         parts = [Part(f"{prefix}.{kind}", 0, outputs)]
-        if kind == "qkv_proj":
-            parts = _fused_parts(prefix, outputs, heads.get(f"/model/layers.{layer}/{block}"))
+        if kind in _FUSED:
+            parts = _fused_parts(prefix, kind, outputs, heads.get(f"/model/layers.{layer}/{block}"))
         yield Slot(f"model.layers.{layer}.{block}.{kind}", inputs, outputs, parts)
 
 
-def _fused_parts(prefix: str, outputs: int, heads: tuple[int, int] | None) -> list[Part]:
-    """Query, key and value in the order of the builder's fused layer; their widths follow from the heads."""
-    if heads is None or outputs % (heads[0] + 2 * heads[1]):
+def _fused_parts(prefix: str, kind: str, outputs: int, heads: tuple[int, int] | None) -> list[Part]:
+    """What is fused, in the order of the graph's layer `kind`; the widths follow from the heads."""
+    names = _FUSED[kind]
+    counts = [heads[name != "q_proj"] for name in names] if heads else []
+    if not counts or outputs % sum(counts):
         raise ModelError(
-            f"its graph does not tell the widths of query, key and value in {prefix}",
+            f"its graph does not tell the widths of {', '.join(names)} in {prefix}",
             where="export",
             mend="Export it merged, with `--form merged`",
         )
-    size = outputs // (heads[0] + 2 * heads[1])
-    widths = (heads[0] * size, heads[1] * size, heads[1] * size)
-    starts = (0, widths[0], widths[0] + widths[1])
+    widths = [count * outputs // sum(counts) for count in counts]
+    starts = [sum(widths[:index]) for index in range(len(widths))]
     return [
-        Part(f"{prefix}.{kind}", start, width)
-        for kind, start, width in zip(_FUSED, starts, widths, strict=True)
+        Part(f"{prefix}.{name}", start, width)
+        for name, start, width in zip(names, starts, widths, strict=True)
     ]
 
 

@@ -8,6 +8,8 @@ what does not equal a module's float weights is never replaced.
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +50,7 @@ def place_weights(
         if not names:
             continue
         stem = node.inputs[1].name
-        values = _initialisers(graph, stem, _stacked([weights[name] for name in names]))
-        heads[stem] = values
-        _replace_matmul(graph, node, values, weights[names[0]], matrix.shape)
+        heads[stem] = _replace_matmul(graph, node, {name: weights[name] for name in names})
         placed.update(names)
     for node in list(graph):
         if node.op_type == "Gather" and (found := _embedding(node, heads, floats, by_first_row)):
@@ -109,11 +109,14 @@ def _embedding(
     return name, table.name
 
 
+def _runs(parts: Mapping[str, QuantisedWeight]) -> list[tuple[list[str], QuantisedWeight]]:
+    """Parts of a fused layer, those beside each other on the same grid as one weight, by their names."""
+    runs = [[name for name, _ in same] for _, same in groupby(parts.items(), key=lambda item: item[1].grid)]
+    return [(names, _stacked([parts[name] for name in names])) for names in runs]
+
+
 def _stacked(parts: Sequence[QuantisedWeight]) -> QuantisedWeight:
-    if len(parts) == 1:
-        return parts[0]
-    if len({part.grid for part in parts}) > 1:
-        raise ModelError("layers that the graph computes together are on different grids", where="export")
+    """`parts` of one grid one below the other."""
     offsets = [part.offsets for part in parts]
     return QuantisedWeight(
         parts[0].grid,
@@ -125,21 +128,32 @@ def _stacked(parts: Sequence[QuantisedWeight]) -> QuantisedWeight:
 
 
 def _initialisers(graph: Any, stem: str, weight: QuantisedWeight) -> list[Any]:
-    """Packed codes, scales, zeros (and offsets) as initialisers of the graph, in MatMulNBits' layout."""
+    """Packed codes, scales, zeros (and offsets) as values of the graph, in MatMulNBits' layout.
+
+    The kernels take scales of the activations' type. Where the file has them in float16, a Cast stands
+    between, which the runtime computes once, when it loads the model.
+    """
     import onnx_ir as ir
 
     grid = weight.grid
     arrays = {
         f"{stem}_Q{grid.bits}G{grid.block}": pack_codes(weight),
-        f"{stem}_scale": weight.scales.numpy(),
+        f"{stem}_scale": weight.scales.to(grid.scale_dtype).numpy(),
         f"{stem}_zp": pack_zeros(weight),
     }
     if weight.offsets is not None:
-        arrays[f"{stem}_offset"] = np.ascontiguousarray(weight.offsets.numpy().T)
+        # The inputs are rounded, which costs less the smaller the integers they meet: zeros in the middle,
+        # which `_offset_nodes` makes good.
+        arrays[f"{stem}_zp"] = pack_zeros(replace(weight, zeros=torch.full_like(weight.zeros, grid.middle)))
+        arrays[f"{stem}_offset"] = weight.offsets.to(grid.scale_dtype).numpy()
     values = []
     for name, array in arrays.items():
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         graph.register_initializer(value)
+        if array.dtype == np.float16:
+            cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{name}/Cast")
+            graph.insert_before(graph[0], cast)
+            value = cast.outputs[0]
         values.append(value)
     return values
 
@@ -168,46 +182,77 @@ def _nibbles(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(values[..., 0::2] | (values[..., 1::2] << 4))
 
 
-def _replace_matmul(
-    graph: Any, node: Any, values: Sequence[Any], weight: QuantisedWeight, shape: tuple[int, int]
-) -> None:
+def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight]) -> list[Any]:
+    """Compute `node` with the quantised `parts` of its matrix, in one product for each run of the same grid;
+    the values of the last."""
     import onnx_ir as ir
 
-    wide, rows = shape
-    attributes = {
-        "K": wide,
-        "N": rows,
-        "bits": weight.grid.bits,
-        "block_size": weight.grid.block,
-        "accuracy_level": _INT8_ACTIVATIONS,
-    }
-    result = node.outputs[0]
-    product = ir.node(
-        "MatMulNBits",
-        [node.inputs[0], *values[:3]],
-        attributes,
-        domain=_DOMAIN,
-        name=f"{node.name}_Q{weight.grid.bits}",
-    )
-    new = [product]
-    if weight.offsets is not None:
-        new += _offset_nodes(node, product.outputs[0], values[3], weight)
-    _swap(graph, node, new, result)
+    new, products = [], []
+    runs = _runs(parts)
+    for names, weight in runs:
+        place = node.name if len(runs) == 1 else _renamed(node.name, names)
+        stem = node.inputs[1].name if len(runs) == 1 else place.strip("/").replace("/", ".")
+        values = _initialisers(graph, stem, weight)
+        rows, wide = weight.codes.shape
+        attributes = {
+            "K": wide,
+            "N": rows,
+            "bits": weight.grid.bits,
+            "block_size": weight.grid.block,
+            "accuracy_level": _INT8_ACTIVATIONS,
+        }
+        new.append(
+            ir.node(
+                "MatMulNBits",
+                [node.inputs[0], *values[:3]],
+                attributes,
+                domain=_DOMAIN,
+                name=f"{place}_Q{weight.grid.bits}",
+            )
+        )
+        if weight.offsets is not None:
+            new += _offset_nodes(place, node.inputs[0], new[-1].outputs[0], values, weight)
+        products.append(new[-1].outputs[0])
+    if len(products) > 1:
+        new.append(ir.node("Concat", products, {"axis": -1}, name=f"{node.name}/Concat"))
+    _swap(graph, node, new, node.outputs[0])
+    return values
 
 
-def _offset_nodes(node: Any, product: Any, offsets: Any, weight: QuantisedWeight) -> list[Any]:
-    """Add each block's offset times the sum of its inputs: exact where zeros are no integers, and fast."""
+def _renamed(place: str, names: Sequence[str]) -> str:
+    """The name of a node for some parts of a fused layer: .../qkv_proj/MatMul becomes .../qk_proj/MatMul."""
+    folder, _, operator = place.rpartition("/")
+    kinds = [name.rpartition(".")[2].removesuffix("_proj") for name in names]
+    return f"{folder.rpartition('/')[0]}/{''.join(kinds)}_proj/{operator}"
+
+
+def _offset_nodes(
+    stem: str, inputs: Any, product: Any, values: Sequence[Any], weight: QuantisedWeight
+) -> list[Any]:
+    """Add each block's offset times the sum of its inputs: exact where zeros are no integers, and fast.
+
+    The offset counts from code 0, the product's zeros are in the middle: what lies between is added to the
+    offset, which the runtime computes once, when it loads the model.
+    """
     import onnx_ir as ir
 
+    def constant(array: npt.NDArray[Any]) -> Any:
+        new.append(ir.node("Constant", [], {"value": ir.tensor(array)}))
+        return new[-1].outputs[0]
+
+    def node(kind: str, step: str, *given: Any, **attributes: Any) -> Any:
+        new.append(ir.node(kind, given, attributes, name=f"{stem}/{step}"))
+        return new[-1].outputs[0]
+
+    new: list[Any] = []
     block, blocks = weight.grid.block, weight.scales.shape[1]
-    stem = node.name
-    shape = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, blocks, block], np.int64))})
-    axes = ir.node("Constant", [], {"value": ir.tensor(np.array([-1], np.int64))})
-    split = ir.node("Reshape", [node.inputs[0], shape.outputs[0]], name=f"{stem}/blocks")
-    sums = ir.node("ReduceSum", [split.outputs[0], axes.outputs[0]], {"keepdims": 0}, name=f"{stem}/sums")
-    shift = ir.node("MatMul", [sums.outputs[0], offsets], name=f"{stem}/offset")
-    total = ir.node("Add", [product, shift.outputs[0]], name=f"{stem}/total")
-    return [shape, axes, split, sums, shift, total]
+    _, scales, _, offsets = values
+    middle = node("Mul", "middle", scales, constant(np.array(weight.grid.middle, np.float32)))
+    table = node("Transpose", "offsets", node("Add", "from_middle", offsets, middle), perm=[1, 0])
+    split = node("Reshape", "blocks", inputs, constant(np.array([0, 0, blocks, block], np.int64)))
+    sums = node("ReduceSum", "sums", split, constant(np.array([-1], np.int64)), keepdims=0)
+    node("Add", "total", product, node("MatMul", "offset", sums, table))
+    return new
 
 
 def _replace_gather(graph: Any, node: Any, values: Sequence[Any], weight: QuantisedWeight) -> None:

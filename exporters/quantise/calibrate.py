@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from exporters.quantise.grid import Grid, QuantisedWeight
+from exporters.quantise.grid import Grid, QuantisedWeight, Scheme
 from exporters.quantise.solve import DAMPING, quantise
 from toolkit.errors import EdgePLMError, ModelError
 from toolkit.progress import SILENT, Progress
@@ -87,28 +87,23 @@ def _cut(tokens: Sequence[int], length: int) -> list[list[int]]:
 
 @torch.no_grad()
 def quantise_model(
-    model: Any,
-    linear: Grid | None,
-    head: Grid | None,
-    windows: torch.Tensor | None,
-    progress: Progress = SILENT,
+    model: Any, scheme: Scheme, windows: torch.Tensor | None, progress: Progress = SILENT
 ) -> dict[str, QuantisedWeight]:
-    """The decoder's linear layers of a float causal LM on the grid `linear`, its head (with the embedding) on
-    `head`, by module name; None leaves them float. The model is left as it was.
+    """The linear layers of a float causal LM, its head among them, on the grids of `scheme`, by module name.
 
-    `windows` [count, length] are token ids to calibrate on; None rounds each weight by itself. The head and
-    the embedding are rounded in both cases.
+    The model is left as it was. `windows` [count, length] are token ids to calibrate on; None rounds each
+    weight by itself. The head and the embedding are rounded in both cases.
     """
     with _restored(model):
-        found = _quantise_ends(model, head)
-        if linear is not None:
-            found |= _quantise_layers(model, linear, windows, found, progress)
+        found = _quantise_ends(model, scheme.head)
+        if scheme.linear is not None:
+            found |= _quantise_layers(model, scheme, windows, found, progress)
     return found
 
 
 def _quantise_layers(
     model: Any,
-    grid: Grid,
+    scheme: Scheme,
     windows: torch.Tensor | None,
     ends: Mapping[str, QuantisedWeight],
     progress: Progress,
@@ -116,24 +111,28 @@ def _quantise_layers(
     """Every linear of the decoder's layers; `ends` are the head and embedding that they will meet."""
     found: dict[str, QuantisedWeight] = {}
     decoder = _layers(model)
+    grids = [
+        {name: grid for name in _linears(layer) if (grid := scheme.grid(name, index, len(decoder)))}
+        for index, layer in enumerate(decoder.values())
+    ]
     with progress.step("Quantising", total=len(decoder), unit="layers") as advance:
         if windows is None:
-            for prefix, layer in decoder.items():
-                for name, module in _linears(layer).items():
-                    found[f"{prefix}.{name}"] = quantise(module.weight.data, grid)
+            for (prefix, layer), mine in zip(decoder.items(), grids, strict=True):
+                for name, grid in mine.items():
+                    found[f"{prefix}.{name}"] = quantise(_linears(layer)[name].weight.data, grid)
                 advance(1)
             return found
         float_hidden, _ = _first_inputs(model, windows)
         apply_weights(model, ends)
         hidden, arguments = _first_inputs(model, windows)
-        for (prefix, layer), extra in zip(decoder.items(), arguments, strict=True):
+        for (prefix, layer), extra, mine in zip(decoder.items(), arguments, grids, strict=True):
             walk = _Layer(layer, extra, hidden)
             groups = walk.groups()
             exact = _Layer(layer, extra, float_hidden)
             float_inputs, float_hidden = exact.inputs_and_outputs([next(iter(group)) for group in groups])
             for group in groups:
                 reference = float_inputs.pop(next(iter(group)))
-                for name, weight in _quantise_group(group, walk, reference, grid).items():
+                for name, weight in _quantise_group(group, walk, reference, mine).items():
                     found[f"{prefix}.{name}"] = weight
             hidden = walk.outputs()
             advance(1)
@@ -245,23 +244,32 @@ class _Layer:
 
 
 def _quantise_group(
-    group: Mapping[str, torch.nn.Linear], walk: _Layer, reference: torch.Tensor, grid: Grid
+    group: Mapping[str, torch.nn.Linear], walk: _Layer, reference: torch.Tensor, grids: Mapping[str, Grid]
 ) -> dict[str, QuantisedWeight]:
     """Quantise linears that share an input; `reference` is that input [tokens, in] in the float model."""
-    linears = list(group.values())
-    inputs = walk.inputs(linears[0])
+    inputs = walk.inputs(next(iter(group.values())))
     hessian = inputs.T @ inputs
-    whole = torch.cat([linear.weight.data for linear in linears])
+    whole = torch.cat([linear.weight.data for linear in group.values()])
     whole = whole + MAKE_GOOD * (_closest(whole, hessian, reference.T @ inputs) - whole)
-    weight = quantise(whole, grid, hessian)
-    rows = [linear.out_features for linear in linears]
-    parts = [part.split(rows) for part in (weight.codes, weight.scales, weight.zeros)]
-    found = {}
-    for index, (name, linear) in enumerate(group.items()):
-        found[name] = QuantisedWeight(grid, *(part[index].clone() for part in parts))
+    parts = dict(zip(group, whole.split([linear.out_features for linear in group.values()]), strict=True))
+    found: dict[str, QuantisedWeight] = {}
+    for grid in dict.fromkeys(grids[name] for name in group):  # those on the same one together: it is faster
+        alike = {name: part for name, part in parts.items() if grids[name] == grid}
+        found |= _taken_apart(quantise(torch.cat(list(alike.values())), grid, hessian), alike)
+    for name, linear in group.items():
         linear.weight.data = found[name].dequantise()
         walk.keep(linear, inputs)
     return found
+
+
+def _taken_apart(weight: QuantisedWeight, parts: Mapping[str, torch.Tensor]) -> dict[str, QuantisedWeight]:
+    """`weight`, of `parts` one below the other, as one weight for each."""
+    rows = [len(part) for part in parts.values()]
+    pieces = zip(*(each.split(rows) for each in (weight.codes, weight.scales, weight.zeros)), strict=True)
+    return {
+        name: QuantisedWeight(weight.grid, *(piece.clone() for piece in three))
+        for name, three in zip(parts, pieces, strict=True)
+    }
 
 
 def _closest(weight: torch.Tensor, hessian: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:

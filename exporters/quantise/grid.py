@@ -1,6 +1,7 @@
-"""Integer grids of the runtimes, and weights that lie on them."""
+"""Integer grids of the runtimes, which layers are on which, and weights that lie on them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,11 +32,52 @@ class Grid:
 
 
 # MatMulNBits and GatherBlockQuantized of ONNX Runtime.
-ONNX_INT4 = Grid(4, 32, symmetric=False)
-ONNX_INT8 = Grid(8, 32, symmetric=False)
+ONNX_INT4 = Grid(4, 32, symmetric=False, scale_dtype=torch.float16)
+ONNX_INT8 = Grid(8, 64, symmetric=False, scale_dtype=torch.float16)
 # XNNPACK: int4 in blocks has no zero points and bfloat16 scales; int8 has one scale a row.
 XNNPACK_INT4 = Grid(4, 32, symmetric=True, scale_dtype=torch.bfloat16)
 XNNPACK_INT8 = Grid(8, None, symmetric=True)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Grids of the decoder's linear layers and of the head with its tied embedding; None stays float.
+
+    Some of the linear layers are on the grid `fine` instead: `ends` says, by the end of a linear's name such
+    as v_proj, in which share of the decoder's layers, the first ones and the last ones.
+    """
+
+    linear: Grid | None
+    head: Grid | None
+    fine: Grid | None = None
+    ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def grid(self, name: str, layer: int, layers: int) -> Grid | None:
+        """The grid of the linear `name` in the decoder's layer number `layer`, from 0, of `layers`."""
+        first, last = self.ends.get(name.rpartition(".")[2], (0.0, 0.0))
+        is_fine = layer < round(first * layers) or layer >= layers - round(last * layers)
+        return self.fine if is_fine else self.linear
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        if self.linear is None and self.head is None:
+            return "float32"
+        finer = [
+            name if first + last >= 1 else f"{name} of the first {first:.0%} and last {last:.0%} of layers"
+            for name, (first, last) in self.ends.items()
+        ]
+        parts = [_words(self.linear), f"head and embedding {_words(self.head)}"]
+        if finer:
+            parts.insert(1, f"{' and '.join(finer)} {_words(self.fine)}")
+        return "; ".join(parts)
+
+
+def _words(grid: Grid | None) -> str:
+    if grid is None:
+        return "float32"
+    per = f"blocks of {grid.block}" if grid.block else "one scale a row"
+    return f"int{grid.bits}, {per}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +85,8 @@ class QuantisedWeight:
     """A weight matrix on `grid`: codes uint8 [out, in], scales float32 and zeros uint8 [out, blocks].
 
     The last block of a row is short where `in` is no multiple of the block. `offsets` [out, blocks], added to
-    every weight of a block, are for a base whose own grid has no integer zeros (GGUF's Q4_1).
+    every weight of a block, are for a base whose own grid has no integer zeros, as GGUF's Q4_1: they are of
+    the scales' type, and its `zeros` are 0.
     """
 
     grid: Grid

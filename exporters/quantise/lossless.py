@@ -11,8 +11,8 @@ import torch
 from exporters.quantise.grid import Grid, QuantisedWeight
 
 BLOCK = 32
-Q4_1 = Grid(4, BLOCK, symmetric=True)
-Q8_0 = Grid(8, BLOCK, symmetric=True)
+Q4_1 = Grid(4, BLOCK, symmetric=False, scale_dtype=torch.float16)
+Q8_0 = Grid(8, BLOCK, symmetric=True, scale_dtype=torch.float16)
 
 
 def recover(weight: torch.Tensor) -> QuantisedWeight | None:
@@ -30,8 +30,9 @@ def _q4_1(blocks: torch.Tensor) -> QuantisedWeight | None:
     codes = torch.round((blocks - low[..., None]) / _nonzero(scale)[..., None]).clamp(0, Q4_1.largest)
     if not torch.equal(codes * scale[..., None] + low[..., None], blocks):
         return None
-    zeros = torch.full_like(scale, Q4_1.middle, dtype=torch.uint8)
-    return _weight(Q4_1, codes, scale, zeros, low + Q4_1.middle * scale)
+    if not torch.equal(_float16(low), low):
+        return None
+    return _weight(Q4_1, codes, scale, torch.zeros_like(scale, dtype=torch.uint8), low)
 
 
 def _q8_0(blocks: torch.Tensor) -> QuantisedWeight | None:

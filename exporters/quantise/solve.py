@@ -68,6 +68,14 @@ def _round(values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, grid
     return (torch.round(values / scales) + zeros).clamp_(0, grid.largest)
 
 
+def _stored(scales: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Scales as the file will hold them; none of them becomes zero or infinite."""
+    limits = torch.finfo(grid.scale_dtype)
+    smallest = max(_TINY, limits.smallest_normal * limits.eps)
+    held = torch.where(scales.abs() < smallest, smallest, scales).clamp(-limits.max, limits.max)
+    return held.to(grid.scale_dtype).float()
+
+
 def _search(
     values: torch.Tensor, importance: torch.Tensor | None, grid: Grid
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,7 +101,7 @@ def _search(
                     1, keepdim=True
                 ).clamp(min=1e-20)
                 scale = torch.where(refit.abs() < _TINY, scale, refit)
-            scale = scale.to(grid.scale_dtype).float()
+            scale = _stored(scale, grid)
             off = (_round(values, scale, zero, grid) - zero) * scale - values
             error = (off * off if importance is None else off * off * importance).sum(1, keepdim=True)
             better = error < best_error
@@ -152,7 +160,7 @@ def _refit(
     diagonal += 1e-6 * diagonal.mean(1, keepdim=True) + _TINY
     fitted = torch.linalg.solve(normal, wanted)
     usable = fitted.isfinite() & (fitted.sign() == scales.sign()) & (fitted.abs() > _TINY)
-    return torch.where(usable, fitted, scales).to(grid.scale_dtype).float()
+    return _stored(torch.where(usable, fitted, scales), grid)
 
 
 def _descend(
