@@ -8,6 +8,7 @@ import torch
 from exporters.quantise.grid import (
     ONNX_INT4,
     ONNX_INT8,
+    ONNX_INT8_WIDE,
     XNNPACK_INT4,
     XNNPACK_INT8,
     Grid,
@@ -23,6 +24,8 @@ _GRIDS: dict[str, dict[str, Grid | None]] = {
     "onnx": {"int4": ONNX_INT4, "int8": ONNX_INT8, "fp32": None},
     "executorch": {"int4": XNNPACK_INT4, "int8": XNNPACK_INT8, "fp32": None},
 }
+# int8 of the head, and of linears whose neighbours are int4.
+_INT8_BESIDE = {"onnx": ONNX_INT8_WIDE, "executorch": XNNPACK_INT8}
 # name: (precision of the decoder's linear layers, precision of the head and its tied embedding)
 PRESETS: dict[str, tuple[str, str]] = {
     "smallest": ("int4", "int4"),
@@ -56,10 +59,13 @@ def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
         raise EdgePLMError("has the base's own grids", where="export.preset exact")
     linear, head = PRESETS[preset]
     linear = precision or linear
-    grids = _GRIDS[runtime]
-    if linear == "int4":
-        return Scheme(grids[linear], grids[head], grids["int8"], _FINE_ENDS)
-    return Scheme(grids[linear], None if linear == "fp32" else grids[head])
+    if linear == "fp32":
+        return Scheme(None, None)
+    grids, beside = _GRIDS[runtime], _INT8_BESIDE[runtime]
+    head_grid = beside if head == "int8" else grids[head]
+    if linear == "int8":
+        return Scheme(grids[linear], head_grid)
+    return Scheme(grids[linear], head_grid, beside, _FINE_ENDS)
 
 
 def recover_base(model: Any) -> dict[str, QuantisedWeight]:

@@ -17,12 +17,12 @@ from exporters.bundle import (
     list_files,
     write_manifest,
 )
-from exporters.quantise.grid import ONNX_INT4, ONNX_INT8, Scheme
+from exporters.quantise.grid import ONNX_INT4, ONNX_INT8, ONNX_INT8_WIDE, Scheme
 
 CONTEXT = 160
 INT8 = Scheme(ONNX_INT8, None)
 # As the presets have it: of the builder's fused q, k and v, v is on a grid of its own.
-MIXED = Scheme(ONNX_INT4, None, ONNX_INT8, {"v_proj": (1.0, 0.0), "down_proj": (0.5, 0.0)})
+MIXED = Scheme(ONNX_INT4, None, ONNX_INT8_WIDE, {"v_proj": (1.0, 0.0), "down_proj": (0.5, 0.0)})
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 

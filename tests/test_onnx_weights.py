@@ -14,7 +14,7 @@ from exporters.export import ExportJob, export_bundle
 from exporters.onnx.weights import pack_codes, pack_zeros, place_weights
 from exporters.presets import scheme_of
 from exporters.quantise.calibrate import apply_weights, quantise_model
-from exporters.quantise.grid import ONNX_INT4, ONNX_INT8, Grid, QuantisedWeight, Scheme
+from exporters.quantise.grid import ONNX_INT4, ONNX_INT8, ONNX_INT8_WIDE, Grid, QuantisedWeight, Scheme
 from exporters.quantise.lossless import Q4_1, Q8_0
 from exporters.quantise.solve import quantise
 from runtimes import open_engine
@@ -59,7 +59,7 @@ FINE = {"v_proj": (1.0, 0.0), "down_proj": (0.5, 0.0)}
         Scheme(ONNX_INT4, ONNX_INT8),
         Scheme(ONNX_INT4, ONNX_INT4),
         Scheme(ONNX_INT8, ONNX_INT8),
-        Scheme(ONNX_INT4, ONNX_INT8, ONNX_INT8, FINE),
+        Scheme(ONNX_INT4, ONNX_INT8, ONNX_INT8_WIDE, FINE),
         Scheme(ONNX_INT4, ONNX_INT8, Grid(8, 32, symmetric=False), FINE),
     ],
     ids=["balanced", "smallest", "faithful", "finer", "float32-scales"],

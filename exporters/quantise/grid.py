@@ -33,7 +33,9 @@ class Grid:
 
 # MatMulNBits and GatherBlockQuantized of ONNX Runtime.
 ONNX_INT4 = Grid(4, 32, symmetric=False, scale_dtype=torch.float16)
-ONNX_INT8 = Grid(8, 64, symmetric=False, scale_dtype=torch.float16)
+ONNX_INT8 = Grid(8, 32, symmetric=False, scale_dtype=torch.float16)
+# Its kernel rounds the inputs in blocks of 64 too, which only counts where nothing else is rounded more.
+ONNX_INT8_WIDE = Grid(8, 64, symmetric=False, scale_dtype=torch.float16)
 # XNNPACK: int4 in blocks has no zero points and bfloat16 scales; int8 has one scale a row.
 XNNPACK_INT4 = Grid(4, 32, symmetric=True, scale_dtype=torch.bfloat16)
 XNNPACK_INT8 = Grid(8, None, symmetric=True)
