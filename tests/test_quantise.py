@@ -238,8 +238,7 @@ def test_the_ends_of_a_scheme_are_on_its_finer_grid(tmp_path: Path) -> None:
     assert all(scheme.grid("self_attn.v_proj", layer, 30) == ONNX_INT8 for layer in range(30))
     assert scheme.grid("self_attn.qkv_proj", 0, 30) == scheme.grid("mlp.up_proj", 0, 30) == ONNX_INT4
     assert scheme.words == (
-        "int4, blocks of 32; v_proj and down_proj of the first 33% and last 10% of layers int8, "
-        "blocks of 32; head and embedding float32"
+        "int4, blocks of 32; v_proj, 43% of down_proj int8, blocks of 32; head, embedding float32"
     )
     model = load_model(tiny_base(tmp_path))
     for given in (None, text_ids(4, 32)):

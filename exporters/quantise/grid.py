@@ -65,14 +65,13 @@ class Scheme:
         """What it is, for people."""
         if self.linear is None and self.head is None:
             return "float32"
-        finer = [
-            name if first + last >= 1 else f"{name} of the first {first:.0%} and last {last:.0%} of layers"
-            for name, (first, last) in self.ends.items()
-        ]
-        parts = [_words(self.linear), f"head and embedding {_words(self.head)}"]
-        if finer:
-            parts.insert(1, f"{' and '.join(finer)} {_words(self.fine)}")
-        return "; ".join(parts)
+        others: dict[str, list[str]] = {}
+        for name, (first, last) in self.ends.items():
+            part = name if first + last >= 1 else f"{first + last:.0%} of {name}"
+            others.setdefault(_words(self.fine), []).append(part)
+        others.setdefault(_words(self.head), []).extend(["head", "embedding"])
+        parts = [f"{', '.join(names)} {words}" for words, names in others.items()]
+        return "; ".join([_words(self.linear), *parts])
 
 
 def _words(grid: Grid | None) -> str:

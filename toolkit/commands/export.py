@@ -17,7 +17,7 @@ from toolkit.commands.common import (
     task_adapter_option,
     watch,
 )
-from toolkit.commands.outcome import advice, size_text, verification_rows
+from toolkit.commands.outcome import advice, scheme_rows, size_text, verification_rows
 from toolkit.models import DEFAULT_SOURCE
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _show(made: list[Exported], as_json: bool) -> None:
             [
                 ("bundle", short_path(each.folder)),
                 ("size", size_text(each.manifest)),
-                ("precision", f"{precision.preset}: {precision.scheme}"),
+                *scheme_rows("precision", f"{precision.preset}: {precision.scheme}"),
                 *verification_rows(each.found),
             ]
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from toolkit.commands.common import bundle_argument, json_option, megabytes, print_json, print_table
-from toolkit.commands.outcome import verification_rows
+from toolkit.commands.outcome import scheme_rows, verification_rows
 
 if TYPE_CHECKING:
     from exporters.bundle import PrecisionInfo
@@ -33,7 +33,7 @@ def command(bundle: Path, as_json: bool) -> None:
         ("licence", base.licence),
         ("runtime", f"{manifest.runtime.name} {manifest.runtime.version}"),
         ("precision", f"{precision.name}{preset}, {precision.bits_per_weight:g} bits a weight"),
-        ("", precision.scheme),
+        *scheme_rows("", precision.scheme),
         *_calibration_row(precision),
         ("context", f"{manifest.context_length} tokens"),
         ("task", str((manifest.task or {}).get("name", "none"))),

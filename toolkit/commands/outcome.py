@@ -168,6 +168,12 @@ def size_text(manifest: "Manifest") -> str:
     return f"{megabytes(manifest.total_bytes)}, {manifest.precision.bits_per_weight:g} bits a weight"
 
 
+def scheme_rows(label: str, scheme: str) -> list[tuple[str, str]]:
+    """A precision in words, its parts a row each."""
+    first, *others = scheme.split("; ")
+    return [(label, first), *(("", other) for other in others)]
+
+
 def verification_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures of a verification, a row each; a manifest from elsewhere may lack some of them."""
     try:
