@@ -62,8 +62,10 @@ def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
     if linear == "fp32":
         return Scheme(None, None)
     grids, beside = _GRIDS[runtime], _INT8_BESIDE[runtime]
-    head_grid = beside if head == "int8" else grids[head]
-    if linear == "int8":
+    # XNNPACK packs an int4 head as no embedding can read it: both apart take more room than one in int8.
+    apart = runtime == "executorch" and head == "int4"
+    head_grid = beside if head == "int8" or apart else grids[head]
+    if linear == "int8" or apart:
         return Scheme(grids[linear], head_grid)
     return Scheme(grids[linear], head_grid, beside, _FINE_ENDS)
 
