@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, tiny_base
 
-from exporters.presets import PRESETS, bits_per_weight, recover_base, scheme_of
+from exporters.presets import PRESETS, RUNTIMES, bits_per_weight, recover_base, scheme_of
 from exporters.quantise.calibrate import (
     Windows,
     apply_weights,
@@ -248,6 +248,16 @@ def test_the_ends_of_a_scheme_are_on_its_finer_grid(tmp_path: Path) -> None:
             "model.layers.0.mlp.down_proj",
             *(f"model.layers.{layer}.self_attn.v_proj" for layer in (0, 1)),
         }
+
+
+def test_smallest_is_the_smallest_for_every_runtime(tmp_path: Path) -> None:
+    """On ExecuTorch too, where an int4 head could not share its weights with the embedding."""
+    model = load_model(tiny_base(tmp_path))
+    for runtime in RUNTIMES:
+        schemes = [scheme_of(preset, None, runtime) for preset in ("smallest", "balanced", "faithful")]
+        bits = [bits_per_weight(quantise_model(model, scheme, None)) for scheme in schemes]
+        assert bits == sorted(set(bits))
+    assert scheme_of("smallest", None, "executorch").head == XNNPACK_INT8
 
 
 def test_scales_stay_within_their_type() -> None:
