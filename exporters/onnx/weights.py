@@ -109,14 +109,10 @@ def _embedding(
     return name, table.name
 
 
-def _runs(parts: Mapping[str, QuantisedWeight]) -> list[tuple[list[str], QuantisedWeight]]:
-    """Parts of a fused layer, those beside each other on the same grid as one weight, by their names."""
-    runs = [[name for name, _ in same] for _, same in groupby(parts.items(), key=lambda item: item[1].grid)]
-    return [(names, _stacked([parts[name] for name in names])) for names in runs]
-
-
 def _stacked(parts: Sequence[QuantisedWeight]) -> QuantisedWeight:
     """`parts` of one grid one below the other."""
+    if len(parts) == 1:
+        return parts[0]
     offsets = [part.offsets for part in parts]
     return QuantisedWeight(
         parts[0].grid,
@@ -136,15 +132,16 @@ def _initialisers(graph: Any, stem: str, weight: QuantisedWeight) -> list[Any]:
     import onnx_ir as ir
 
     grid = weight.grid
+    if weight.offsets is not None:
+        # The inputs are rounded, which costs less the smaller the integers they meet: zeros in the middle,
+        # which `_offset_nodes` makes good.
+        weight = replace(weight, zeros=torch.full_like(weight.zeros, grid.middle))
     arrays = {
         f"{stem}_Q{grid.bits}G{grid.block}": pack_codes(weight),
         f"{stem}_scale": weight.scales.to(grid.scale_dtype).numpy(),
         f"{stem}_zp": pack_zeros(weight),
     }
     if weight.offsets is not None:
-        # The inputs are rounded, which costs less the smaller the integers they meet: zeros in the middle,
-        # which `_offset_nodes` makes good.
-        arrays[f"{stem}_zp"] = pack_zeros(replace(weight, zeros=torch.full_like(weight.zeros, grid.middle)))
         arrays[f"{stem}_offset"] = weight.offsets.to(grid.scale_dtype).numpy()
     values = []
     for name, array in arrays.items():
@@ -183,40 +180,51 @@ def _nibbles(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight]) -> list[Any]:
-    """Compute `node` with the quantised `parts` of its matrix, in one product for each run of the same grid;
-    the values of the last."""
+    """Compute `node` with the quantised `parts` of its matrix; the values of the last product.
+
+    Parts beside each other on the same grid are one product.
+    """
     import onnx_ir as ir
 
-    new, products = [], []
-    runs = _runs(parts)
-    for names, weight in runs:
-        place = node.name if len(runs) == 1 else _renamed(node.name, names)
-        stem = node.inputs[1].name if len(runs) == 1 else place.strip("/").replace("/", ".")
+    new, products, values = [], [], []
+    for _, same in groupby(parts.items(), key=lambda item: item[1].grid):
+        run = dict(same)
+        place, stem = node.name, node.inputs[1].name
+        if len(run) < len(parts):
+            place = _renamed(place, list(run))
+            stem = place.strip("/").replace("/", ".")
+        weight = _stacked(list(run.values()))
         values = _initialisers(graph, stem, weight)
-        rows, wide = weight.codes.shape
-        attributes = {
-            "K": wide,
-            "N": rows,
-            "bits": weight.grid.bits,
-            "block_size": weight.grid.block,
-            "accuracy_level": _INT8_ACTIVATIONS,
-        }
-        new.append(
-            ir.node(
-                "MatMulNBits",
-                [node.inputs[0], *values[:3]],
-                attributes,
-                domain=_DOMAIN,
-                name=f"{place}_Q{weight.grid.bits}",
-            )
-        )
-        if weight.offsets is not None:
-            new += _offset_nodes(place, node.inputs[0], new[-1].outputs[0], values, weight)
+        new += _product(place, node.inputs[0], values, weight)
         products.append(new[-1].outputs[0])
     if len(products) > 1:
         new.append(ir.node("Concat", products, {"axis": -1}, name=f"{node.name}/Concat"))
     _swap(graph, node, new, node.outputs[0])
     return values
+
+
+def _product(place: str, inputs: Any, values: Sequence[Any], weight: QuantisedWeight) -> list[Any]:
+    """The nodes, named after `place`, of the product with one weight; the last one gives it."""
+    import onnx_ir as ir
+
+    rows, wide = weight.codes.shape
+    attributes = {
+        "K": wide,
+        "N": rows,
+        "bits": weight.grid.bits,
+        "block_size": weight.grid.block,
+        "accuracy_level": _INT8_ACTIVATIONS,
+    }
+    product = ir.node(
+        "MatMulNBits",
+        [inputs, *values[:3]],
+        attributes,
+        domain=_DOMAIN,
+        name=f"{place}_Q{weight.grid.bits}",
+    )
+    if weight.offsets is None:
+        return [product]
+    return [product, *_offset_nodes(place, inputs, product.outputs[0], values, weight)]
 
 
 def _renamed(place: str, names: Sequence[str]) -> str:

@@ -118,8 +118,9 @@ def _quantise_layers(
     with progress.step("Quantising", total=len(decoder), unit="layers") as advance:
         if windows is None:
             for (prefix, layer), mine in zip(decoder.items(), grids, strict=True):
+                linears = _linears(layer)
                 for name, grid in mine.items():
-                    found[f"{prefix}.{name}"] = quantise(_linears(layer)[name].weight.data, grid)
+                    found[f"{prefix}.{name}"] = quantise(linears[name].weight.data, grid)
                 advance(1)
             return found
         float_hidden, _ = _first_inputs(model, windows)

@@ -24,13 +24,11 @@ def recover(weight: torch.Tensor) -> QuantisedWeight | None:
 
 
 def _q4_1(blocks: torch.Tensor) -> QuantisedWeight | None:
-    low, high = blocks.amin(2), blocks.amax(2)
+    low, high = _float16(blocks.amin(2)), blocks.amax(2)
     scale = _float16((high - low) / Q4_1.largest)
     # float16's rounding of the scale moves the upper end, never by as much as half a step.
     codes = torch.round((blocks - low[..., None]) / _nonzero(scale)[..., None]).clamp(0, Q4_1.largest)
     if not torch.equal(codes * scale[..., None] + low[..., None], blocks):
-        return None
-    if not torch.equal(_float16(low), low):
         return None
     return _weight(Q4_1, codes, scale, torch.zeros_like(scale, dtype=torch.uint8), low)
 
