@@ -12,7 +12,7 @@ from tiny import ARCHITECTURES, Personal, tiny_personal
 import exporters.onnx.weights
 from exporters.export import ExportJob, export_bundle
 from exporters.onnx.weights import pack_codes, pack_zeros, place_weights
-from exporters.presets import scheme_of
+from exporters.presets import bits_per_weight, scheme_of
 from exporters.quantise.calibrate import apply_weights, quantise_model
 from exporters.quantise.grid import ONNX_INT4, ONNX_INT8, ONNX_INT8_WIDE, Grid, QuantisedWeight, Scheme
 from exporters.quantise.lossless import Q4_1, Q8_0
@@ -94,13 +94,15 @@ def test_a_base_on_its_own_grid_is_exported_without_loss(
 
 
 def test_presets_shrink_the_file_in_order(personal: Personal, tmp_path: Path) -> None:
-    sizes = []
+    sizes, packed = [], 0.0
     for preset in ("smallest", "balanced", "faithful"):
         scheme = scheme_of(preset, None, "onnx")
         weights = quantise_model(load_model(personal.base), scheme, None)
         exported(personal, weights, tmp_path / preset, preset=preset).close()
         sizes.append((tmp_path / preset / "model.onnx.data").stat().st_size)
-    assert sizes == sorted(sizes) and sizes[0] < 0.8 * sizes[2]
+        packed = bits_per_weight(weights) * sum(weight.codes.numel() for weight in weights.values()) / 8
+    # Of what faithful's weights take; the file has norms and rotary tables besides, which no preset changes.
+    assert sizes == sorted(sizes) and sizes[2] - sizes[0] > 0.4 * packed
 
 
 def test_no_float_weight_is_left_behind(personal: Personal, tmp_path: Path) -> None:

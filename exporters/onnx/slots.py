@@ -7,9 +7,9 @@ A slot stands behind a linear layer of the graph that onnxruntime-genai's builde
 A and B are initialisers that are graph inputs too, so that ONNX Runtime's own adapters replace them at run
 time (`RunOptions.add_active_adapter`, `onnxruntime_genai.Adapters`). The rank is free; by default they are
 zeros of rank 1, and the base answers unchanged. Where q, k and v, or two of them, are one layer of several
-parts, A holds the parts' rows one after the other, B their columns side by side, and a mask in the graph spreads B
-over its block diagonal, so that a file does not carry the zeros around it. A and B are stored as the slots'
-`dtype`: float32, float16, or int8 with a float32 scale for each row of A.
+parts, A holds the parts' rows one after the other, B their columns side by side, and a mask in the graph
+spreads B over its block diagonal, so that a file does not carry the zeros around it. A and B are stored as
+the slots' `dtype`: float32, float16, or int8 with a float32 scale for each row of A.
 """
 
 import json
