@@ -216,6 +216,18 @@ def test_unplugged_while_the_app_runs(phone, device, bundle):
     goes_again(phone, folder)
 
 
+def test_unplugged_before_the_app_was_seen_to_run(phone, device, bundle):
+    """What it wrote says that it was there: the lock is not kept waiting for it."""
+    install(phone, fault="hang")
+    pidof = phone.programs / "pidof"
+    pidof.write_text(pidof.read_text().replace("\n", "\nsleep 2\n", 1))
+    folder = device.place(bundle)
+    with pytest.raises(DeviceError, match="step load: the connection was cut"):
+        device.run(plan(folder), lambda sample: phone.unplug() if sample["kind"] == "step" else None)
+    ended_in_the_app(phone)
+    goes_again(phone, folder)
+
+
 def test_all_of_it_with_the_programs_that_android_has(adb, bundle, tmp_path):
     tools = android_tools(tmp_path / "tools")
     if tools is None:

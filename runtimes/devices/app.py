@@ -65,7 +65,8 @@ as chmod a+r "$1/plans/$2.json" 2>/dev/null
 exit 0
 """
 # $1 the app's folder, $2 the result: prints it as it grows, until it has its name. The system may end the app
-# at any time; when it is gone there is one more look, for the result may have got its name just before.
+# at any time; when it is gone there is one more look, for the result may have got its name just before. It was
+# there if it was seen to run or has written: it may be gone before anybody looked for it.
 _FOLLOW = f"""
 seen=0 there= gone=0 silent=0
 while :; do
@@ -76,7 +77,7 @@ while :; do
   size=$((size)) silent=$((silent + 1))
   if [ $size -gt $seen ]; then
     {{ tail -c +$((seen + 1)) | head -c $((size - seen)); }} <"$file" && {{
-      seen=$size silent=0
+      seen=$size silent=0 there=yes
       [ -z "$ended" ] || exit 0
     }}
   fi
