@@ -31,6 +31,7 @@ from exporters.merge import AdapterFacts
 from exporters.presets import EXACT, bits_per_weight, recover_base, scheme_of
 from exporters.quantise.calibrate import Windows, quantise_model
 from exporters.quantise.grid import QuantisedWeight
+from exporters.quantise.smooth import can_smooth, smoothed
 from toolkit import __version__
 from toolkit.chat import ChatFormat
 from toolkit.errors import EdgePLMError
@@ -40,6 +41,8 @@ from toolkit.progress import SILENT, Progress
 
 MERGED = "merged"
 MakeWeights = Callable[[], Mapping[str, QuantisedWeight]]
+# How much of int8 activations' spread goes into the weights: ONNX Runtime's blocks take more of it than rows.
+_ALPHA = {"onnx": 0.7, "executorch": 0.5}
 # What a bundle's manifest calls the runtime, and the packages that its making depends on.
 _RUNTIME = {
     "onnx": ("onnxruntime-genai", ("torch", "transformers", "peft", "onnx", "onnxruntime")),
@@ -74,8 +77,9 @@ def quantised_weights(
 ) -> dict[str, QuantisedWeight]:
     """The weights of float `model` on the grids that `job` asks for, by module name.
 
-    `windows` are what the quantiser is calibrated on; None rounds. Raises ModelError for the preset `exact`
-    if the model is not on a grid already.
+    `windows` are what int4 is calibrated on; None rounds, as int8 is in any case: calibration takes minutes,
+    and there it is worth a tenth of the divergence at most. Raises ModelError for the preset `exact` if the
+    model is not on a grid already.
     """
     if job.preset == EXACT:
         if job.runtime != "onnx" or job.precision:
@@ -86,7 +90,8 @@ def quantised_weights(
             )
         return recover_base(model)
     scheme = scheme_of(job.preset, job.precision, job.runtime)
-    return quantise_model(model, scheme, windows.ids if windows else None, progress)
+    calibrated = windows is not None and not scheme.is_int8
+    return quantise_model(model, scheme, windows.ids if windows and calibrated else None, progress)
 
 
 def export_bundle(
@@ -115,21 +120,23 @@ def export_bundle(
         job.context_length, int(getattr(config, "max_position_embeddings", None) or job.context_length)
     )
     with staged_directory(out, force=force) as staging:
-        smoothing = None if make_weights else windows
         builders: dict[str, Callable[..., Mapping[str, QuantisedWeight]]] = {
             "onnx": _build_onnx,
-            "executorch": partial(_build_executorch, windows=smoothing),
+            "executorch": _build_executorch,
         }
-        weights = builders[job.runtime](
-            model,
-            chat,
-            job,
-            make_weights or partial(quantised_weights, model, job, windows, progress),
-            staging,
-            context,
-            progress,
-        )
-        manifest = _manifest(model, chat, job, weights, windows, staging, context)
+        used = _used(model, job, windows)
+        smooth = used is not None and is_int8(job) and make_weights is None
+        with smoothed(model, used.ids, _ALPHA[job.runtime]) if used and smooth else nullcontext():
+            weights = builders[job.runtime](
+                model,
+                chat,
+                job,
+                make_weights or partial(quantised_weights, model, job, used, progress),
+                staging,
+                context,
+                progress,
+            )
+        manifest = _manifest(model, chat, job, weights, used, staging, context)
         write_manifest(staging, manifest)  # the engine reads it to know the runtime
         engine = open_engine(staging)
         try:
@@ -145,6 +152,22 @@ def export_bundle(
 def runtime_key(name: str) -> str:
     """What an export calls the runtime that a manifest names."""
     return next(key for key, (runtime, _) in _RUNTIME.items() if runtime == name)
+
+
+def is_int8(job: ExportJob) -> bool:
+    """Whether the linear layers are int8: rounded, and their activations smoothed."""
+    return job.preset != EXACT and scheme_of(job.preset, job.precision, job.runtime).is_int8
+
+
+def _used(model: Any, job: ExportJob, windows: Windows | None) -> Windows | None:
+    """`windows` if they have a say in the weights.
+
+    In int8's only by smoothing, which an architecture may not allow, nor attached adapters, since they read
+    the base's own activations. int4 in blocks would lose by it.
+    """
+    if job.preset == EXACT or scheme_of(job.preset, job.precision, job.runtime).linear is None:
+        return None
+    return None if is_int8(job) and (job.slots or not can_smooth(model)) else windows
 
 
 def _build_onnx(
@@ -189,30 +212,22 @@ def _build_executorch(
     out: Path,
     context: int,
     progress: Progress,
-    *,
-    windows: Windows | None,
 ) -> Mapping[str, QuantisedWeight]:
-    """int8 weights of a smoothed model. int4 in blocks loses by it, and attached adapters read the base's own
-    activations."""
     from exporters.executorch import build_executorch, check_supported
     from exporters.executorch.slots import Slots
-    from exporters.executorch.smooth import smoothed
 
     check_supported(model)
-    linear = scheme_of(job.preset, job.precision, job.runtime).linear
-    int8 = linear is not None and linear.bits == 8
-    with smoothed(model, windows.ids) if windows and int8 and not job.slots else nullcontext():
-        weights = make_weights()
-        build_executorch(
-            model,
-            dict(weights),
-            out,
-            context_length=context,
-            bos=chat.tokenizer.bos_token_id,
-            stop=list(chat.stop),
-            slots=Slots(job.slot_rank, job.slots) if job.slots else None,
-            progress=progress,
-        )
+    weights = make_weights()
+    build_executorch(
+        model,
+        dict(weights),
+        out,
+        context_length=context,
+        bos=chat.tokenizer.bos_token_id,
+        stop=list(chat.stop),
+        slots=Slots(job.slot_rank, job.slots) if job.slots else None,
+        progress=progress,
+    )
     chat.tokenizer.save_pretrained(out)
     return weights
 
@@ -269,8 +284,7 @@ def _precision(
     bits = {4: "int4", 8: "int8"}
     name = "fp32" if scheme.linear is None else bits[scheme.linear.bits]
     mean = round(bits_per_weight(weights), 2) if weights else 32.0
-    used = windows if windows and scheme.linear else None
-    about = CalibrationInfo(len(used.ids), used.own, used.sha256) if used else None
+    about = CalibrationInfo(len(windows.ids), windows.own, windows.sha256) if windows else None
     return PrecisionInfo(name, scheme.words, mean, job.preset, about)
 
 

@@ -24,7 +24,7 @@ _GRIDS: dict[str, dict[str, Grid | None]] = {
     "onnx": {"int4": ONNX_INT4, "int8": ONNX_INT8, "fp32": None},
     "executorch": {"int4": XNNPACK_INT4, "int8": XNNPACK_INT8, "fp32": None},
 }
-# int8 of the head, and of linears whose neighbours are int4.
+# int8 of the head and of single linears where the others are int4.
 _INT8_BESIDE = {"onnx": ONNX_INT8_WIDE, "executorch": XNNPACK_INT8}
 # name: (precision of the decoder's linear layers, precision of the head and its tied embedding)
 PRESETS: dict[str, tuple[str, str]] = {
@@ -61,7 +61,8 @@ def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
     linear = precision or linear
     if linear == "fp32":
         return Scheme(None, None)
-    grids, beside = _GRIDS[runtime], _INT8_BESIDE[runtime]
+    grids = _GRIDS[runtime]
+    beside = _INT8_BESIDE[runtime] if linear == "int4" else grids["int8"]
     # XNNPACK packs an int4 head as no embedding can read it: both apart take more room than one in int8.
     apart = runtime == "executorch" and head == "int4"
     head_grid = beside if head == "int8" or apart else grids[head]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.bundle import open_bundle
-from exporters.export import ExportJob, export_bundle, quantised_weights
+from exporters.export import ExportJob, export_bundle, is_int8, quantised_weights
 from exporters.golden import EngineLike
 from exporters.presets import EXACT, scheme_of
 from exporters.quantise.calibrate import Windows
@@ -70,8 +70,8 @@ def base_twin(
             os.utime(target)
             return target
     plain = replace(job, name="base", adapter=None, task=None, provenance=None)
-    # The cached weights are those of the model as it is; ExecuTorch's are made of a smoothed one.
-    cached = partial(base_weights, model, plain, cache, windows, progress) if job.runtime == "onnx" else None
+    # The cached weights are those of the model as it is; int8's are made of a smoothed one.
+    cached = None if is_int8(job) else partial(base_weights, model, plain, cache, windows, progress)
     export_bundle(
         model,
         chat,

@@ -8,7 +8,6 @@ from tiny import Personal, tiny_adapter, tiny_personal
 
 from exporters.adapters import add_adapter, remove_adapter
 from exporters.bundle import open_bundle
-from exporters.executorch import smooth
 from runtimes import open_engine
 from runtimes.golden import repeat_golden
 from toolkit import bundling
@@ -67,22 +66,3 @@ def test_people_come_and_go(bundle: Path, personal: Personal, tmp_path: Path) ->
     engine.close()
     remove_adapter(bundle, "ben")
     assert [adapter.name for adapter in open_bundle(bundle).adapters] == ["anna"]
-
-
-def test_a_calibrated_int8_bundle_is_smoothed_and_answers_as_the_merged_model(
-    personal: Personal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EDGEPLM_CACHE", str(tmp_path / "cache"))
-    seen = []
-    real = smooth.smoothed
-    monkeypatch.setattr(smooth, "smoothed", lambda *given: (seen.append(given), real(*given))[1])
-    settings = ExportRecipe(
-        runtime="executorch", preset="faithful", calibration="neutral", windows=2, context_length=128
-    )
-    windows = bundling.calibration(settings, personal.base)
-    out = tmp_path / "bundle"
-    bundling.make_bundle(personal.base, personal.adapter, settings, out, name="anna", windows=windows)
-    found = bundling.verify_bundle(out, personal.base, personal.adapter, LOOSE, windows=windows)
-    assert len(seen) == 2  # the person's own and the base beside it
-    assert found["survival"]["correlation_mean"] > 0.95
-    assert found["kl_neutral"] < 0.01

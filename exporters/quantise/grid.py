@@ -61,6 +61,11 @@ class Scheme:
         return self.fine if is_fine else self.linear
 
     @property
+    def is_int8(self) -> bool:
+        """Whether the linear layers are int8, where it is the activations whose rounding counts."""
+        return self.linear is not None and self.linear.bits == 8
+
+    @property
     def words(self) -> str:
         """What it is, for people."""
         if self.linear is None and self.head is None:

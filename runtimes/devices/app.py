@@ -65,8 +65,8 @@ as chmod a+r "$1/plans/$2.json" 2>/dev/null
 exit 0
 """
 # $1 the app's folder, $2 the result: prints it as it grows, until it has its name. The system may end the app
-# at any time; when it is gone there is one more look, for the result may have got its name just before. It was
-# there if it was seen to run or has written: it may be gone before anybody looked for it.
+# at any time; when it is gone there is one more look, for the result may have got its name just before. One
+# that has written was there, though it was gone before anybody looked for it.
 _FOLLOW = f"""
 seen=0 there= gone=0 silent=0
 while :; do

@@ -8,7 +8,7 @@ import torch
 from tiny import ARCHITECTURES, tiny_base
 
 from exporters.executorch.linear import quantise_tokens
-from exporters.executorch.smooth import smoothed
+from exporters.quantise.smooth import smoothed
 from toolkit.models import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

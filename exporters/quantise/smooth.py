@@ -1,9 +1,10 @@
 """Activations that round better: part of their spread moved into the weights, the function left as it is.
 
-XNNPACK rounds a layer's input to int8 with one scale a token, so that a few channels with large values cost
-all others their precision. Dividing channel j by s_j where it is made, and multiplying column j of the
-weights that read it by s_j, changes nothing in float. With s_j = max|x_j|^a / max|w_j|^(1 - a) both round
-well (SmoothQuant, Xiao et al., arXiv 2211.10438, section 4; a = 0.5 as there).
+Runtimes round a layer's input to int8, XNNPACK with one scale a token, ONNX Runtime with one for every 32 or
+64 channels, so that a few channels with large values cost the others their precision. Dividing channel j by
+s_j where it is made, and multiplying column j of the weights that read it by s_j, changes nothing in float.
+With s_j = max|x_j|^a / max|w_j|^(1 - a) both round well (SmoothQuant, Xiao et al., arXiv 2211.10438, section
+4). The larger a, the more of the spread goes into the weights: 0.5 there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,15 @@ from typing import Any
 
 import torch
 
-_ALPHA = 0.5
+# Architectures whose layers `_channels` knows; in others a norm of the same name may stand elsewhere.
+_ARCHITECTURES = {
+    "Gemma3ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+}
+_WINDOWS = 8  # for the largest values these serve as well as 64
 _BATCH = 8
 _SMALLEST = 1e-5
 
@@ -42,19 +51,26 @@ class _Channels:
         return columns.reshape(-1, self.repeats, self.head_dim).amax(1).flatten()
 
 
+def can_smooth(model: Any) -> bool:
+    """Whether `smoothed` knows the architecture of `model`."""
+    return (model.config.architectures or [""])[0] in _ARCHITECTURES
+
+
 @contextmanager
-def smoothed(model: Any, windows: torch.Tensor) -> Iterator[None]:
+def smoothed(model: Any, windows: torch.Tensor, alpha: float = 0.5) -> Iterator[None]:
     """Inside, `model` computes the same function by weights and norms whose activations round better.
 
-    `windows` [count, length] are token ids to read the activations' sizes on. The head's input stays as it
+    `windows` [count, length] are token ids to read the activations' sizes on, a few of them evenly over all;
+    `alpha` is a above, from 0 to 1. The head's input stays as it
     is, since a tied embedding has the head's weights. Afterwards every parameter is as it was.
     """
     channels = [each for layer in model.model.layers for each in _channels(layer)]
     before = {name: parameter.data for name, parameter in model.named_parameters()}
     try:
         with torch.no_grad():
-            for each, seen in zip(channels, _sizes(model, channels, windows), strict=True):
-                _rescale(each, seen)
+            few = windows[:: max(1, len(windows) // _WINDOWS)]
+            for each, seen in zip(channels, _sizes(model, channels, few), strict=True):
+                _rescale(each, seen, alpha)
         yield
     finally:
         for name, parameter in model.named_parameters():
@@ -96,10 +112,10 @@ def _sizes(model: Any, channels: Sequence[_Channels], windows: torch.Tensor) -> 
     return [each for each in found if each is not None]
 
 
-def _rescale(channels: _Channels, seen: torch.Tensor) -> None:
+def _rescale(channels: _Channels, seen: torch.Tensor, alpha: float) -> None:
     weights = torch.stack([linear.weight.data.abs().amax(0) for linear in channels.read]).amax(0)
     inputs = channels.largest(seen).clamp(min=_SMALLEST)
-    factors = inputs**_ALPHA / channels.largest(weights).clamp(min=_SMALLEST) ** (1 - _ALPHA)
+    factors = inputs**alpha / channels.largest(weights).clamp(min=_SMALLEST) ** (1 - alpha)
     made = channels.made
     if isinstance(made, torch.nn.Linear):
         made.weight.data = made.weight.data / factors[:, None]
