@@ -82,7 +82,12 @@ def test_what_falls_short_names_what_holds(edgeplm, personal: Personal, tmp_path
     assert said.status == 3
     assert "Check fell short: KL divergence from float" in said.err
     advice = " ".join(said.err.split())
-    for way in ("--preset faithful", "--form attached", "finetune.quantization_aware: true"):
+    for way in (
+        "--preset faithful",
+        "--form attached",
+        "--preset exact",
+        "finetune.quantization_aware: true",
+    ):
         assert way in advice
     assert "int4, blocks of 32" in said.out
 

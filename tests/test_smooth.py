@@ -8,7 +8,7 @@ import torch
 from tiny import ARCHITECTURES, tiny_base
 
 from exporters.executorch.linear import quantise_tokens
-from exporters.quantise.smooth import smoothed
+from exporters.quantise.smooth import can_smooth, smoothed
 from toolkit.models import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,6 +46,46 @@ def test_float_answers_stay_and_weights_come_back(tmp_path: Path, arch: str) -> 
     assert {f"{layer}.self_attn.o_proj.weight", f"{layer}.mlp.down_proj.weight"} <= changed
     assert not {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"} & changed
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+
+
+@pytest.mark.parametrize("arch", ["Mistral", "Qwen2"])
+def test_other_architectures_with_the_same_layers(arch: str) -> None:
+    """Qwen 2 has biases, which are divided with the values that they are added to."""
+    import transformers
+
+    shape = {
+        "vocab_size": 384, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "dtype": "float32",
+    }  # fmt: skip
+    config = getattr(transformers, f"{arch}Config")(**shape)
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{arch}ForCausalLM")(config).eval()
+    model.config.architectures = [f"{arch}ForCausalLM"]
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_()
+    expected = logits(model, tokens())
+    before = model.model.layers[0].self_attn.v_proj.weight.clone()
+    assert can_smooth(model)
+    with smoothed(model, tokens()):
+        assert not torch.equal(model.model.layers[0].self_attn.v_proj.weight, before)
+        assert (logits(model, tokens()) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.7])
+def test_more_of_the_spread_goes_into_the_weights_with_a_larger_alpha(tmp_path: Path, alpha: float) -> None:
+    model = load_model(tiny_base(tmp_path)).eval()
+    widen(model)
+
+    def spread(weight: torch.Tensor) -> float:
+        largest = weight.detach().abs().amax(0)
+        return float(largest.max() / largest.min())
+
+    down = model.model.layers[0].mlp.down_proj
+    with smoothed(model, tokens(), 0.5):
+        half = spread(down.weight)
+    with smoothed(model, tokens(), alpha):
+        assert (spread(down.weight) > half) == (alpha > 0.5)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -156,8 +156,11 @@ def advice(manifest: "Manifest", flag: str) -> str:
     ways = []
     if manifest.precision.name == "int4":
         ways.append(f"the finer preset ({flag}preset{space}faithful)")
-    if manifest.runtime.name == "onnxruntime-genai" and all(a.kind == "merged" for a in manifest.adapters):
-        ways.append(f"an attached adapter ({flag}form{space}attached)")
+    if manifest.runtime.name == "onnxruntime-genai":
+        if all(adapter.kind == "merged" for adapter in manifest.adapters):
+            ways.append(f"an attached adapter ({flag}form{space}attached)")
+        if manifest.precision.name == "int4":
+            ways.append(f"attached to a base that is Q4_1 or Q8_0 already, {flag}preset{space}exact")
     if manifest.precision.name != "fp32":
         ways.append("quantisation-aware training (finetune.quantization_aware: true)")
     return f"What keeps more: {'; '.join(ways)}." if ways else "Float keeps all there is to keep."
