@@ -30,7 +30,7 @@ from exporters.golden import EngineLike, golden_checks
 from exporters.merge import AdapterFacts
 from exporters.presets import EXACT, bits_per_weight, recover_base, scheme_of
 from exporters.quantise.calibrate import Windows, quantise_model
-from exporters.quantise.grid import QuantisedWeight
+from exporters.quantise.grid import QuantisedWeight, Scheme
 from exporters.quantise.smooth import can_smooth, smoothed
 from toolkit import __version__
 from toolkit.chat import ChatFormat
@@ -71,6 +71,16 @@ class ExportJob:
     task: dict[str, Any] | None = None
     provenance: Provenance | None = None
 
+    @property
+    def scheme(self) -> Scheme | None:
+        """The grids of the weights; None for `exact`, whose grids are the base's own."""
+        return None if self.preset == EXACT else scheme_of(self.preset, self.precision, self.runtime)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the linear layers are int8: rounded, and their activations smoothed."""
+        return self.scheme is not None and self.scheme.is_int8
+
 
 def quantised_weights(
     model: Any, job: ExportJob, windows: Windows | None, progress: Progress = SILENT
@@ -81,7 +91,8 @@ def quantised_weights(
     and there it is worth a tenth of the divergence at most. Raises ModelError for the preset `exact` if the
     model is not on a grid already.
     """
-    if job.preset == EXACT:
+    scheme = job.scheme
+    if scheme is None:
         if job.runtime != "onnx" or job.precision:
             raise EdgePLMError(
                 "keeps the base's own grid, which only ONNX Runtime can do",
@@ -89,9 +100,7 @@ def quantised_weights(
                 mend="Leave out precision, and choose the runtime onnx",
             )
         return recover_base(model)
-    scheme = scheme_of(job.preset, job.precision, job.runtime)
-    calibrated = windows is not None and not scheme.is_int8
-    return quantise_model(model, scheme, windows.ids if windows and calibrated else None, progress)
+    return quantise_model(model, scheme, windows.ids if windows and not scheme.is_int8 else None, progress)
 
 
 def export_bundle(
@@ -125,7 +134,7 @@ def export_bundle(
             "executorch": _build_executorch,
         }
         used = _used(model, job, windows)
-        smooth = used is not None and is_int8(job) and make_weights is None
+        smooth = job.is_int8 and make_weights is None
         with smoothed(model, used.ids, _ALPHA[job.runtime]) if used and smooth else nullcontext():
             weights = builders[job.runtime](
                 model,
@@ -154,20 +163,15 @@ def runtime_key(name: str) -> str:
     return next(key for key, (runtime, _) in _RUNTIME.items() if runtime == name)
 
 
-def is_int8(job: ExportJob) -> bool:
-    """Whether the linear layers are int8: rounded, and their activations smoothed."""
-    return job.preset != EXACT and scheme_of(job.preset, job.precision, job.runtime).is_int8
-
-
 def _used(model: Any, job: ExportJob, windows: Windows | None) -> Windows | None:
     """`windows` if they have a say in the weights.
 
     In int8's only by smoothing, which an architecture may not allow, nor attached adapters, since they read
     the base's own activations. int4 in blocks would lose by it.
     """
-    if job.preset == EXACT or scheme_of(job.preset, job.precision, job.runtime).linear is None:
+    if job.scheme is None or job.scheme.linear is None:
         return None
-    return None if is_int8(job) and (job.slots or not can_smooth(model)) else windows
+    return None if job.is_int8 and (job.slots or not can_smooth(model)) else windows
 
 
 def _build_onnx(
@@ -278,9 +282,9 @@ def _manifest(
 def _precision(
     job: ExportJob, weights: Mapping[str, QuantisedWeight], windows: Windows | None
 ) -> PrecisionInfo:
-    if job.preset == EXACT:
+    scheme = job.scheme
+    if scheme is None:
         return PrecisionInfo(EXACT, "the base's own Q4_1 and Q8_0", round(bits_per_weight(weights), 2), EXACT)
-    scheme = scheme_of(job.preset, job.precision, job.runtime)
     bits = {4: "int4", 8: "int8"}
     name = "fp32" if scheme.linear is None else bits[scheme.linear.bits]
     mean = round(bits_per_weight(weights), 2) if weights else 32.0

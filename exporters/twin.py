@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from exporters.bundle import open_bundle
-from exporters.export import ExportJob, export_bundle, is_int8, quantised_weights
+from exporters.export import ExportJob, export_bundle, quantised_weights
 from exporters.golden import EngineLike
-from exporters.presets import EXACT, scheme_of
+from exporters.presets import EXACT
 from exporters.quantise.calibrate import Windows
 from exporters.quantise.grid import QuantisedWeight
 from exporters.quantise.store import read_weights, write_weights
@@ -71,7 +71,7 @@ def base_twin(
             return target
     plain = replace(job, name="base", adapter=None, task=None, provenance=None)
     # The cached weights are those of the model as it is; int8's are made of a smoothed one.
-    cached = None if is_int8(job) else partial(base_weights, model, plain, cache, windows, progress)
+    cached = None if job.is_int8 else partial(base_weights, model, plain, cache, windows, progress)
     export_bundle(
         model,
         chat,
@@ -89,6 +89,6 @@ def base_twin(
 
 def _key(job: ExportJob, windows: Windows | None) -> str:
     calibrated = windows.sha256[:16] if windows else "rounded"
-    scheme = EXACT if job.preset == EXACT else repr(scheme_of(job.preset, job.precision, job.runtime))
+    scheme = EXACT if job.scheme is None else repr(job.scheme)
     grids = hashlib.sha256(scheme.encode()).hexdigest()[:8]  # another version may mean others by that name
     return "-".join((job.base.sha256[:16], job.runtime, job.preset, grids, calibrated, __version__))

@@ -35,14 +35,13 @@ def calibration(
 ) -> "Windows | None":
     """What the quantiser is calibrated on: the people's histories, worded as the bundle will be asked, and
     neutral text, a written one and what the model writes itself, as `settings` say."""
-    from exporters.export import is_int8
     from exporters.quantise.calibrate import WINDOW, calibration_windows
     from exporters.quantise.model_text import cached_model_text
     from exporters.texts import calibration_text
 
     if settings.calibration == "none" or settings.preset == "exact" or settings.precision == "fp32":
         return None
-    if settings.form == "attached" and is_int8(_job(base, settings, "base")):
+    if settings.form == "attached" and _job(base, settings, "base").is_int8:
         return None
     chat = open_chat(base)
     own: list[list[int]] = []

@@ -61,8 +61,8 @@ def smoothed(model: Any, windows: torch.Tensor, alpha: float = 0.5) -> Iterator[
     """Inside, `model` computes the same function by weights and norms whose activations round better.
 
     `windows` [count, length] are token ids to read the activations' sizes on, a few of them evenly over all;
-    `alpha` is a above, from 0 to 1. The head's input stays as it
-    is, since a tied embedding has the head's weights. Afterwards every parameter is as it was.
+    `alpha` is a above, from 0 to 1. The head's input stays as it is, since a tied embedding has the head's
+    weights. Afterwards every parameter is as it was.
     """
     channels = [each for layer in model.model.layers for each in _channels(layer)]
     before = {name: parameter.data for name, parameter in model.named_parameters()}
