@@ -7,7 +7,7 @@ calibration on this person, and compared with a base twin that was calibrated on
 one base, calibrated on the histories of all of them, serves everybody. `--aware` trains on that base as it
 is quantised. The definitions of correlation, size and KL are in `exporters.verify`; the prompts are each
 person's held-out queries, which take part in nothing else. What is done is kept in DIR, so that a killed
-study goes on.
+study goes on; adapters that do not know of an export serve every form and preset that is studied there.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from exporters.quantise.store import read_weights, write_weights
 from toolkit.bundling import answer_bundle, base_weights, calibration, make_bundle, verify_bundle
 from toolkit.cli import run_to_exit
 from toolkit.files import write_atomic
-from toolkit.finetune import adapter_folder, finetune, open_chat
+from toolkit.finetune import adapter_folder, finetune, open_chat, read_finetuning
 from toolkit.models import BaseModel, resolve_model
 from toolkit.progress import Progress, terminal_progress
 from toolkit.quality import answer_float, prompt_limit
@@ -134,14 +134,19 @@ def _one(
     if weights is None and settings.finetune.quantization_aware:
         weights = base_weights(base, settings.export, windows, progress)
 
+    aware = settings.finetune.quantization_aware
+    trained = (folder if aware else folder.parent) / "adapters" / profile.user_id
+
     def prepare(model: Any) -> None:
-        if weights is not None and settings.finetune.quantization_aware:
+        if weights is not None and aware:
             apply_weights(model, weights)
 
-    trained = folder / "adapters" / profile.user_id
-    report = finetune(
-        base, profile, task, settings.finetune, trained, prepare=prepare, force=True, progress=progress
-    )
+    try:
+        report = read_finetuning(trained)
+    except FileNotFoundError:
+        report = finetune(
+            base, profile, task, settings.finetune, trained, prepare=prepare, force=True, progress=progress
+        )
     adapter = adapter_folder(trained, report.chosen)
     bundle = folder / ("bundle" if shared else f"bundle-{profile.user_id}")
     if shared and bundle.exists():

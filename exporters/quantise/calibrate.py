@@ -10,10 +10,9 @@ quantised lies between them and W. Only one layer's inputs are in memory at a ti
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -127,15 +126,9 @@ def _quantise_layers(
         apply_weights(model, ends)
         hidden, arguments = _first_inputs(model, windows)
         for (prefix, layer), extra, mine in zip(decoder.items(), arguments, grids, strict=True):
-            walk = _Layer(layer, extra, hidden)
-            groups = walk.groups()
-            exact = _Layer(layer, extra, float_hidden)
-            float_inputs, float_hidden = exact.inputs_and_outputs([next(iter(group)) for group in groups])
-            for group in groups:
-                reference = float_inputs.pop(next(iter(group)))
-                for name, weight in _quantise_group(group, walk, reference, mine).items():
-                    found[f"{prefix}.{name}"] = weight
-            hidden = walk.outputs()
+            groups, float_hidden = _inputs_and_outputs(layer, extra, float_hidden)
+            weights, hidden = _quantise_layer(layer, extra, hidden, groups, mine)
+            found |= {f"{prefix}.{name}": weight for name, weight in weights.items()}
             advance(1)
     return found
 
@@ -151,115 +144,90 @@ class _Reached(Exception):  # noqa: N818 - not an error: the input that was want
     pass
 
 
-class _Layer:
-    """One decoder layer, run on all windows' hidden states; `extra` are its other arguments.
+@dataclass
+class _Group:
+    """Linears of a layer by name that share an input, and that input [tokens, in] in the float model."""
 
-    The layer is run once for each group of linears, further each time. What a linear that is done gave is
-    kept (`keep`) and given again, so that over all runs each is computed once.
+    linears: dict[str, torch.nn.Linear]
+    inputs: torch.Tensor
+
+
+def _inputs_and_outputs(
+    layer: Any, extra: Mapping[str, Any], hidden: torch.Tensor
+) -> tuple[list[_Group], torch.Tensor]:
+    """A layer's groups of linears in the order of their use, and its outputs.
+
+    `hidden` [windows, length, hidden] goes in, with the layer's other arguments, `extra`.
     """
+    seen: list[_Group] = []
 
-    def __init__(self, layer: Any, extra: Mapping[str, Any], hidden: torch.Tensor) -> None:
-        self.layer, self.extra, self.hidden = layer, extra, hidden
-        self._kept: dict[torch.nn.Linear, torch.Tensor] = {}
-
-    def keep(self, linear: torch.nn.Linear, inputs: torch.Tensor) -> None:
-        """Compute `linear` on its `inputs` [tokens, in], and give that in every later run.
-
-        Not where it sees some of the tokens only (an expert among others).
-        """
-        if len(inputs) == self.hidden[..., 0].numel():
-            self._kept[linear] = linear(inputs).unflatten(0, self.hidden.shape[:2])
-
-    def groups(self) -> list[dict[str, torch.nn.Linear]]:
-        """The layer's linears by name, those that share an input together, in the order of their use."""
-        seen: list[tuple[torch.Tensor, dict[str, torch.nn.Linear]]] = []
-
-        def note(name: str, linear: torch.nn.Linear) -> Any:
-            def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-                for tensor, group in seen:
-                    if tensor is inputs[0]:
-                        group[name] = linear
-                        return
-                seen.append((inputs[0], {name: linear}))
-
-            return linear.register_forward_pre_hook(hook)
-
-        hooks = [note(*pair) for pair in _linears(self.layer).items()]
-        try:
-            self.layer(self.hidden[:1], **self.extra)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return [group for _, group in seen]
-
-    def inputs(self, linear: torch.nn.Linear) -> torch.Tensor:
-        """A linear's inputs [tokens, in] over all windows; the layer runs no further than that."""
-        rows: list[torch.Tensor] = []
-
+    def note(name: str, linear: torch.nn.Linear) -> Any:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            rows.append(inputs[0].reshape(-1, linear.in_features))
-            raise _Reached
+            for group in seen:
+                if group.inputs is inputs[0]:
+                    group.linears[name] = linear
+                    return
+            seen.append(_Group({name: linear}, inputs[0]))
 
-        handle = linear.register_forward_pre_hook(hook)
-        try:
-            for start in range(0, len(self.hidden), _BATCH):
-                with suppress(_Reached):
-                    self._run(start)
-        finally:
+        return linear.register_forward_pre_hook(hook)
+
+    with _hooks(note(*pair) for pair in _linears(layer).items()):
+        outputs = _first(layer(hidden, **extra))
+    return seen, outputs
+
+
+def _quantise_layer(
+    layer: Any,
+    extra: Mapping[str, Any],
+    hidden: torch.Tensor,
+    groups: list[_Group],
+    grids: Mapping[str, Grid],
+) -> tuple[dict[str, QuantisedWeight], torch.Tensor]:
+    """The linears' weights by name, and the layer's outputs with them.
+
+    The layer runs once: where it comes to a group's first linear, the group is quantised on what that is
+    about to be given. `groups` are emptied on the way.
+    """
+    found: dict[str, QuantisedWeight] = {}
+
+    def take(group: _Group) -> Any:
+        def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            found.update(_quantise_group(group, inputs[0], grids))
+
+        return next(iter(group.linears.values())).register_forward_pre_hook(hook)
+
+    with _hooks([take(group) for group in groups]):
+        groups.clear()
+        return found, _first(layer(hidden, **extra))
+
+
+@contextmanager
+def _hooks(handles: Iterable[Any]) -> Iterator[None]:
+    """Remove the hooks at the end."""
+    kept = list(handles)
+    try:
+        yield
+    finally:
+        for handle in kept:
             handle.remove()
-        return torch.cat(rows)
-
-    def inputs_and_outputs(self, names: Sequence[str]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """The inputs [tokens, in] of the linears called `names`, and the layer's hidden states."""
-        rows: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        linears = _linears(self.layer)
-
-        def note(name: str) -> Any:
-            def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-                rows[name].append(inputs[0].reshape(-1, inputs[0].shape[-1]))
-
-            return linears[name].register_forward_pre_hook(hook)
-
-        hooks = [note(name) for name in names]
-        try:
-            outputs = self.outputs()
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return {name: torch.cat(parts) for name, parts in rows.items()}, outputs
-
-    def outputs(self) -> torch.Tensor:
-        """The layer's hidden states for all windows."""
-        return torch.cat([_first(self._run(start)) for start in range(0, len(self.hidden), _BATCH)])
-
-    def _run(self, start: int) -> Any:
-        """The layer on one batch of windows, without computing anew the linears whose outputs are kept."""
-        batch = slice(start, start + _BATCH)
-        for linear, outputs in self._kept.items():
-            linear.forward = partial(_given, outputs[batch])  # type: ignore[method-assign]
-        try:
-            return self.layer(self.hidden[batch], **self.extra)
-        finally:
-            for linear in self._kept:
-                del linear.forward  # the class's own again
 
 
 def _quantise_group(
-    group: Mapping[str, torch.nn.Linear], walk: _Layer, reference: torch.Tensor, grids: Mapping[str, Grid]
+    group: _Group, given: torch.Tensor, grids: Mapping[str, Grid]
 ) -> dict[str, QuantisedWeight]:
-    """Quantise linears that share an input; `reference` is that input [tokens, in] in the float model."""
-    inputs = walk.inputs(next(iter(group.values())))
+    """Quantise the linears of a group, in place too, on what they are `given`."""
+    inputs, reference = (each.reshape(-1, each.shape[-1]) for each in (given, group.inputs))
     hessian = inputs.T @ inputs
-    whole = torch.cat([linear.weight.data for linear in group.values()])
+    linears = group.linears
+    whole = torch.cat([linear.weight.data for linear in linears.values()])
     whole = whole + MAKE_GOOD * (_closest(whole, hessian, reference.T @ inputs) - whole)
-    parts = dict(zip(group, whole.split([linear.out_features for linear in group.values()]), strict=True))
+    parts = dict(zip(linears, whole.split([each.out_features for each in linears.values()]), strict=True))
     found: dict[str, QuantisedWeight] = {}
-    for grid in dict.fromkeys(grids[name] for name in group):  # those on the same one together: it is faster
+    for grid in dict.fromkeys(grids[name] for name in linears):  # together, which is faster
         alike = {name: part for name, part in parts.items() if grids[name] == grid}
         found |= _taken_apart(quantise(torch.cat(list(alike.values())), grid, hessian), alike)
-    for name, linear in group.items():
+    for name, linear in linears.items():
         linear.weight.data = found[name].dequantise()
-        walk.keep(linear, inputs)
     return found
 
 
@@ -345,10 +313,6 @@ def _layers(model: Any) -> dict[str, torch.nn.Module]:
 
 def _linears(layer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     return {name: module for name, module in layer.named_modules() if isinstance(module, torch.nn.Linear)}
-
-
-def _given(outputs: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    return outputs.reshape(*inputs.shape[:-1], outputs.shape[-1])
 
 
 def _first(output: Any) -> torch.Tensor:
