@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -134,8 +134,10 @@ def export_bundle(
             "executorch": _build_executorch,
         }
         used = _used(model, job, windows)
-        smooth = job.is_int8 and make_weights is None
-        with smoothed(model, used.ids, _ALPHA[job.runtime]) if used and smooth else nullcontext():
+        smoother: AbstractContextManager[None] = nullcontext()
+        if used and job.is_int8 and make_weights is None:
+            smoother = smoothed(model, used.ids, _ALPHA[job.runtime], progress)
+        with smoother:
             weights = builders[job.runtime](
                 model,
                 chat,

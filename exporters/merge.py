@@ -35,7 +35,13 @@ def read_adapter(folder: Path) -> AdapterFacts:
     path, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     for needed in (path, weights):
         if not needed.is_file():
-            raise AdapterError(f"has no {needed.name}", where=str(folder), mend=mend)
+            # `edgeplm finetune` writes an adapter a folder into the one that it is given.
+            below = sorted(str(each.parent) for each in folder.glob(f"*/{path.name}"))
+            raise AdapterError(
+                f"has no {needed.name}",
+                where=str(folder),
+                mend=f"Give one of the adapters in it: {', '.join(below)}" if below else mend,
+            )
     try:
         config = json.loads(path.read_bytes().decode("utf-8"))
         kind = config["peft_type"]

@@ -83,6 +83,11 @@ def test_missing_files(adapter: Path, tmp_path: Path) -> None:
             read_adapter(adapter)
 
 
+def test_a_folder_of_adapters_names_those_in_it(adapter: Path) -> None:
+    with pytest.raises(AdapterError, match=rf"has no {CONFIG}\. Give one of the adapters in it: {adapter}$"):
+        read_adapter(adapter.parent)
+
+
 def test_pickled_weights_alone_are_refused(adapter: Path, base: BaseModel) -> None:
     torch.save(load_file(adapter / WEIGHTS), adapter / "adapter_model.bin")
     (adapter / WEIGHTS).unlink()

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from toolkit.progress import SILENT, Progress
+
 # Architectures whose layers `_channels` knows; in others a norm of the same name may stand elsewhere.
 _ARCHITECTURES = {
     "Gemma3ForCausalLM",
@@ -23,7 +25,6 @@ _ARCHITECTURES = {
     "Qwen3ForCausalLM",
 }
 _WINDOWS = 8  # for the largest values these serve as well as 64
-_BATCH = 8
 _SMALLEST = 1e-5
 
 
@@ -57,7 +58,9 @@ def can_smooth(model: Any) -> bool:
 
 
 @contextmanager
-def smoothed(model: Any, windows: torch.Tensor, alpha: float = 0.5) -> Iterator[None]:
+def smoothed(
+    model: Any, windows: torch.Tensor, alpha: float = 0.5, progress: Progress = SILENT
+) -> Iterator[None]:
     """Inside, `model` computes the same function by weights and norms whose activations round better.
 
     `windows` [count, length] are token ids to read the activations' sizes on, a few of them evenly over all;
@@ -69,7 +72,7 @@ def smoothed(model: Any, windows: torch.Tensor, alpha: float = 0.5) -> Iterator[
     try:
         with torch.no_grad():
             few = windows[:: max(1, len(windows) // _WINDOWS)]
-            for each, seen in zip(channels, _sizes(model, channels, few), strict=True):
+            for each, seen in zip(channels, _sizes(model, channels, few, progress), strict=True):
                 _rescale(each, seen, alpha)
         yield
     finally:
@@ -90,7 +93,9 @@ def _channels(layer: Any) -> list[_Channels]:
     ]
 
 
-def _sizes(model: Any, channels: Sequence[_Channels], windows: torch.Tensor) -> list[torch.Tensor]:
+def _sizes(
+    model: Any, channels: Sequence[_Channels], windows: torch.Tensor, progress: Progress
+) -> list[torch.Tensor]:
     """The largest absolute value of each column's input, for each of `channels`."""
     found: list[torch.Tensor | None] = [None] * len(channels)
 
@@ -104,8 +109,10 @@ def _sizes(model: Any, channels: Sequence[_Channels], windows: torch.Tensor) -> 
 
     hooks = [note(index, each.read[0]) for index, each in enumerate(channels)]
     try:
-        for batch in windows.split(_BATCH):
-            model.model(input_ids=batch, use_cache=False)
+        with progress.step("Reading sizes of activations", total=len(windows), unit="windows") as advance:
+            for window in windows.split(1):
+                model.model(input_ids=window, use_cache=False)
+                advance(1)
     finally:
         for hook in hooks:
             hook.remove()
