@@ -36,6 +36,8 @@ PRESETS: dict[str, tuple[str, str]] = {
 # Beside int4, int8 for the linears that lose most by it for their size, and in which share of the layers, the
 # first and the last ones. See docs/exports.md, "Which layers get more bits".
 _FINE_ENDS = {"v_proj": (1.0, 0.0), "down_proj": (1 / 3, 1 / 10)}
+# Of an int4 head, the share of tokens in int8. Vocabularies are in the order of merges, the frequent first.
+_FREQUENT = 1 / 6
 
 
 def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
@@ -63,12 +65,14 @@ def scheme_of(preset: str, precision: str | None, runtime: str) -> Scheme:
         return Scheme(None, None)
     grids = _GRIDS[runtime]
     beside = _INT8_BESIDE[runtime] if linear == "int4" else grids["int8"]
-    # XNNPACK packs an int4 head as no embedding can read it: both apart take more room than one in int8.
-    apart = runtime == "executorch" and head == "int4"
-    head_grid = beside if head == "int8" or apart else grids[head]
-    if linear == "int8" or apart:
-        return Scheme(grids[linear], head_grid)
-    return Scheme(grids[linear], head_grid, beside, _FINE_ENDS)
+    if head == "int4" and runtime == "executorch":
+        # XNNPACK packs an int4 head as no embedding can read it: both apart take more room than one in int8.
+        return Scheme(grids[linear], beside)
+    if head == "int4":
+        return Scheme(grids[linear], grids[head], beside, frequent=_FREQUENT)
+    if linear == "int8":
+        return Scheme(grids[linear], beside)
+    return Scheme(grids[linear], beside, beside, _FINE_ENDS)
 
 
 def recover_base(model: Any) -> dict[str, QuantisedWeight]:
@@ -95,8 +99,8 @@ def recover_base(model: Any) -> dict[str, QuantisedWeight]:
 
 def bits_per_weight(weights: Mapping[str, QuantisedWeight]) -> float:
     """Mean bits of a quantised weight, scales and zeros counted in."""
-    bits = sum(8 * _bytes(weight) for weight in weights.values())
-    return bits / sum(weight.codes.numel() for weight in weights.values())
+    runs = [run for weight in weights.values() for run in weight.runs]
+    return sum(8 * _bytes(run) for run in runs) / sum(run.codes.numel() for run in runs)
 
 
 def _bytes(weight: QuantisedWeight) -> float:

@@ -1,5 +1,6 @@
 """The quantiser: grids are kept to, calibration pays, nothing is lost where nothing need be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,23 @@ def test_the_ends_of_a_scheme_are_on_its_finer_grid(tmp_path: Path) -> None:
         }
 
 
+def test_frequent_tokens_are_on_the_finer_grid(tmp_path: Path) -> None:
+    scheme = Scheme(ONNX_INT4, ONNX_INT4, ONNX_INT8, frequent=0.5)
+    assert scheme.words == (
+        "int4, blocks of 32; the first 50% of tokens in head and embedding int8, blocks of 32; "
+        "head, embedding int4, blocks of 32"
+    )
+    model = load_model(tiny_base(tmp_path))
+    made, coarse = (quantise_model(model, each, None) for each in (scheme, replace(scheme, frequent=0.0)))
+    exact = model.get_output_embeddings().weight.data
+    off, whole = ((each["lm_head"].dequantise() - exact).norm(dim=1) for each in (made, coarse))
+    first = len(made["lm_head"].codes)
+    assert 0.4 < first / len(exact) < 0.6
+    assert bool((off[:first] <= 0.2 * whole[:first]).all()) and torch.equal(off[first:], whole[first:])
+    assert bits_per_weight(coarse) < bits_per_weight(made) < bits_per_weight(coarse) + 4
+    assert scheme_of("smallest", None, "onnx").frequent > 0
+
+
 def test_smallest_is_the_smallest_for_every_runtime(tmp_path: Path) -> None:
     """On ExecuTorch too, where an int4 head could not share its weights with the embedding."""
     model = load_model(tiny_base(tmp_path))
@@ -276,6 +294,9 @@ def test_weights_survive_the_disk(tmp_path: Path) -> None:
     exact = recover(gguf_like(4, 64, 4))
     assert exact is not None
     made["c"] = exact
+    made["d"] = replace(
+        quantise(torch.randn(4, 64), ONNX_INT8), below=quantise(torch.randn(2, 64), ONNX_INT4)
+    )
     write_weights(tmp_path / "w.safetensors", made)
     found = read_weights(tmp_path / "w.safetensors")
     assert list(found) == list(made)

@@ -8,7 +8,7 @@ what does not equal a module's float weights is never replaced.
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ GRAPH, DATA = "model.onnx", "model.onnx.data"
 _DOMAIN = "com.microsoft"
 # MatMulNBits quantises its inputs to int8 in blocks: the integer kernels are several times faster.
 _INT8_ACTIVATIONS = 4
+_BELOW = "_below"  # ends the names of what serves a weight's rows on its second grid
 
 
 def place_weights(
@@ -40,7 +41,7 @@ def place_weights(
     model = ir.load(folder / GRAPH)
     graph = model.graph
     placed: set[str] = set()
-    heads: dict[str, list[Any]] = {}  # float initialiser -> packed values, for an embedding that shares it
+    heads: dict[str, list[_Packed]] = {}  # by float initialiser, for an embedding that shares it
     by_first_row = {_key(weight[0].numpy()): name for name, weight in floats.items()}
     for node in list(graph):
         if node.op_type != "MatMul" or node.inputs[1].const_value is None:
@@ -55,8 +56,9 @@ def place_weights(
     for node in list(graph):
         if node.op_type == "Gather" and (found := _embedding(node, heads, floats, by_first_row)):
             name, stem = found
-            values = heads.get(stem) or _initialisers(graph, stem, weights[name])
-            _replace_gather(graph, node, values, weights[name])
+            runs = enumerate(weights[name].runs)
+            packed = heads.get(stem) or [_pack(graph, stem + _BELOW * index, run) for index, run in runs]
+            _replace_gather(graph, node, packed)
             placed.add(name)
     if missing := sorted(set(weights) - placed):
         raise ModelError(
@@ -123,15 +125,23 @@ def _stacked(parts: Sequence[QuantisedWeight]) -> QuantisedWeight:
     )
 
 
-def _initialisers(graph: Any, stem: str, weight: QuantisedWeight) -> list[Any]:
-    """Packed codes, scales, zeros (and offsets) as values of the graph, in MatMulNBits' layout.
+@dataclass(frozen=True)
+class _Packed:
+    """A weight of one grid, and what stands for it in the graph: codes, scales, zeros (and offsets)."""
+
+    weight: QuantisedWeight
+    values: Sequence[Any]
+
+
+def _pack(graph: Any, stem: str, weight: QuantisedWeight) -> _Packed:
+    """`weight` as values of the graph, in MatMulNBits' layout.
 
     The kernels take scales of the activations' type. Where the file has them in float16, a Cast stands
     between, which the runtime computes once, when it loads the model.
     """
     import onnx_ir as ir
 
-    grid = weight.grid
+    grid, given = weight.grid, weight
     if weight.offsets is not None:
         # The inputs are rounded, which costs less the smaller the integers they meet: zeros in the middle,
         # which `_offset_nodes` makes good.
@@ -152,7 +162,7 @@ def _initialisers(graph: Any, stem: str, weight: QuantisedWeight) -> list[Any]:
             graph.insert_before(graph[0], cast)
             value = cast.outputs[0]
         values.append(value)
-    return values
+    return _Packed(given, values)
 
 
 def pack_codes(weight: QuantisedWeight) -> npt.NDArray[np.uint8]:
@@ -179,34 +189,37 @@ def _nibbles(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(values[..., 0::2] | (values[..., 1::2] << 4))
 
 
-def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight]) -> list[Any]:
-    """Compute `node` with the quantised `parts` of its matrix; the values of the last product.
+def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight]) -> list[_Packed]:
+    """Compute `node` with the quantised `parts` of its matrix, which are returned by grid.
 
-    Parts beside each other on the same grid are one product.
+    Those beside each other on the same grid are one product.
     """
     import onnx_ir as ir
 
-    new, products, values = [], [], []
-    for _, same in groupby(parts.items(), key=lambda item: item[1].grid):
-        run = dict(same)
+    new, products, packed = [], [], []
+    runs = [(name, run) for name, weight in parts.items() for run in weight.runs]
+    for index, (_, same) in enumerate(groupby(runs, key=lambda item: item[1].grid)):
+        names, weights = zip(*same, strict=True)
         place, stem = node.name, node.inputs[1].name
-        if len(run) < len(parts):
-            place = _renamed(place, list(run))
+        if len(names) < len(parts):
+            place = _renamed(place, names)
             stem = place.strip("/").replace("/", ".")
-        weight = _stacked(list(run.values()))
-        values = _initialisers(graph, stem, weight)
-        new += _product(place, node.inputs[0], values, weight)
+        elif index:
+            place, stem = place + _BELOW, stem + _BELOW
+        packed.append(_pack(graph, stem, _stacked(weights)))
+        new += _product(place, node.inputs[0], packed[-1])
         products.append(new[-1].outputs[0])
     if len(products) > 1:
         new.append(ir.node("Concat", products, {"axis": -1}, name=f"{node.name}/Concat"))
     _swap(graph, node, new, node.outputs[0])
-    return values
+    return packed
 
 
-def _product(place: str, inputs: Any, values: Sequence[Any], weight: QuantisedWeight) -> list[Any]:
+def _product(place: str, inputs: Any, packed: _Packed) -> list[Any]:
     """The nodes, named after `place`, of the product with one weight; the last one gives it."""
     import onnx_ir as ir
 
+    weight, values = packed.weight, packed.values
     rows, wide = weight.codes.shape
     attributes = {
         "K": wide,
@@ -224,7 +237,7 @@ def _product(place: str, inputs: Any, values: Sequence[Any], weight: QuantisedWe
     )
     if weight.offsets is None:
         return [product]
-    return [product, *_offset_nodes(place, inputs, product.outputs[0], values, weight)]
+    return [product, *_offset_nodes(place, inputs, product.outputs[0], packed)]
 
 
 def _renamed(place: str, names: Sequence[str]) -> str:
@@ -234,9 +247,7 @@ def _renamed(place: str, names: Sequence[str]) -> str:
     return f"{folder.rpartition('/')[0]}/{''.join(kinds)}_proj/{operator}"
 
 
-def _offset_nodes(
-    stem: str, inputs: Any, product: Any, values: Sequence[Any], weight: QuantisedWeight
-) -> list[Any]:
+def _offset_nodes(stem: str, inputs: Any, product: Any, packed: _Packed) -> list[Any]:
     """Add each block's offset times the sum of its inputs: exact where zeros are no integers, and fast.
 
     The offset counts from code 0, the product's zeros are in the middle: what lies between is added to the
@@ -253,43 +264,74 @@ def _offset_nodes(
         return new[-1].outputs[0]
 
     new: list[Any] = []
-    block, blocks = weight.grid.block, weight.scales.shape[1]
-    _, scales, _, offsets = values
-    middle = node("Mul", "middle", scales, constant(np.array(weight.grid.middle, np.float32)))
+    grid, blocks = packed.weight.grid, packed.weight.scales.shape[1]
+    _, scales, _, offsets = packed.values
+    middle = node("Mul", "middle", scales, constant(np.array(grid.middle, np.float32)))
     table = node("Transpose", "offsets", node("Add", "from_middle", offsets, middle), perm=[1, 0])
-    split = node("Reshape", "blocks", inputs, constant(np.array([0, 0, blocks, block], np.int64)))
+    split = node("Reshape", "blocks", inputs, constant(np.array([0, 0, blocks, grid.block], np.int64)))
     sums = node("ReduceSum", "sums", split, constant(np.array([-1], np.int64)), keepdims=0)
     node("Add", "total", product, node("MatMul", "offset", sums, table))
     return new
 
 
-def _replace_gather(graph: Any, node: Any, values: Sequence[Any], weight: QuantisedWeight) -> None:
-    """Rows of the packed head (or of a separate table), made float as they are looked up."""
+def _replace_gather(graph: Any, node: Any, runs: Sequence[_Packed]) -> None:
+    """Rows of the packed head (or of a separate table), made float as they are looked up.
+
+    Where they are on two grids every token is looked up on both, and the right one is taken.
+    """
     import onnx_ir as ir
 
+    def made(kind: str, *given: Any, **attributes: Any) -> Any:
+        new.append(ir.node(kind, given, attributes))
+        return new[-1].outputs[0]
+
+    def constant(number: int) -> Any:
+        return made("Constant", value=ir.tensor(np.array([number], np.int64)))
+
+    new: list[Any] = []
+    tokens = node.inputs[1]
+    if len(runs) == 1:
+        new += _look_up(node.name, tokens, runs[0])
+    else:
+        above, below = runs
+        count = len(above.weight.codes)
+        is_below = made("GreaterOrEqual", tokens, constant(count))
+        new += _look_up(node.name, made("Min", tokens, constant(count - 1)), above)
+        first = new[-1].outputs[0]
+        rest = made("Max", made("Sub", tokens, constant(count)), constant(0))
+        new += _look_up(node.name + _BELOW, rest, below)
+        second = new[-1].outputs[0]
+        made("Where", made("Unsqueeze", is_below, constant(-1)), second, first)
+    _swap(graph, node, new, node.outputs[0])
+
+
+def _look_up(place: str, tokens: Any, packed: _Packed) -> list[Any]:
+    """The nodes, named after `place`, that look up rows of one grid; the last one gives them."""
+    import onnx_ir as ir
+
+    weight, grid = packed.weight, packed.weight.grid
     if weight.offsets is not None:
         raise ModelError("an embedding on the Q4_1 grid cannot be looked up without loss", where="export")
     rows, wide = weight.codes.shape
-    grid = weight.grid
-    flat = weight.scales.shape[1] * grid.block * grid.bits // 8  # type: ignore[operator]
-    shape = ir.node("Constant", [], {"value": ir.tensor(np.array([rows, flat], np.int64))})
-    table = ir.node("Reshape", [values[0], shape.outputs[0]], name=f"{node.name}/table")
+    padded = weight.scales.shape[1] * grid.block  # type: ignore[operator]
+    flat = np.array([rows, padded * grid.bits // 8], np.int64)
+    shape = ir.node("Constant", [], {"value": ir.tensor(flat)})
+    table = ir.node("Reshape", [packed.values[0], shape.outputs[0]], name=f"{place}/table")
     look_up = ir.node(
         "GatherBlockQuantized",
-        [table.outputs[0], node.inputs[1], *values[1:3]],
+        [table.outputs[0], tokens, *packed.values[1:3]],
         {"bits": grid.bits, "block_size": grid.block, "gather_axis": 0, "quantize_axis": 1},
         domain=_DOMAIN,
-        name=f"{node.name}BlockQuantized",
+        name=f"{place}BlockQuantized",
     )
     new = [shape, table, look_up]
-    padded = weight.scales.shape[1] * grid.block  # type: ignore[operator]
     if padded != wide:
         ends = [ir.node("Constant", [], {"value": ir.tensor(np.array([x], np.int64))}) for x in (0, wide, -1)]
         cut = ir.node(
-            "Slice", [look_up.outputs[0], *(end.outputs[0] for end in ends)], name=f"{node.name}/unpadded"
+            "Slice", [look_up.outputs[0], *(end.outputs[0] for end in ends)], name=f"{place}/unpadded"
         )
         new += [*ends, cut]
-    _swap(graph, node, new, node.outputs[0])
+    return new
 
 
 def _swap(graph: Any, old: Any, new: Sequence[Any], result: Any) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -26,6 +26,7 @@ from toolkit.progress import SILENT, Progress
 WINDOW = 256  # tokens
 WINDOWS = 64
 _BATCH = 8
+_TILE = 32  # rows that kernels compute together
 # How far towards the weights that make good earlier layers' losses; all the way overfits to the windows.
 MAKE_GOOD = 0.5
 
@@ -94,7 +95,7 @@ def quantise_model(
     weight by itself. The head and the embedding are rounded in both cases.
     """
     with _restored(model):
-        found = _quantise_ends(model, scheme.head)
+        found = _quantise_ends(model, scheme)
         if scheme.linear is not None:
             found |= _quantise_layers(model, scheme, windows, found, progress)
     return found
@@ -272,19 +273,29 @@ def _first_inputs(model: Any, windows: torch.Tensor) -> tuple[torch.Tensor, list
     return torch.cat(before), extra
 
 
-def _quantise_ends(model: Any, grid: Grid | None) -> dict[str, QuantisedWeight]:
+def _quantise_ends(model: Any, scheme: Scheme) -> dict[str, QuantisedWeight]:
     """The head, and the embedding where it has weights of its own, rounded.
 
     A Hessian would serve one of a tied pair at the other's cost.
     """
-    if grid is None:
+    if scheme.head is None:
         return {}
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
-    found = {names[id(head)]: quantise(head.weight.data, grid)}
+    found = {names[id(head)]: _rounded(head.weight.data, scheme)}
     if embedding.weight is not head.weight:
-        found[names[id(embedding)]] = quantise(embedding.weight.data, grid)
+        found[names[id(embedding)]] = _rounded(embedding.weight.data, scheme)
     return found
+
+
+def _rounded(tokens: torch.Tensor, scheme: Scheme) -> QuantisedWeight:
+    """A row for each of the vocabulary's `tokens`, on the head's grids."""
+    if scheme.head is None:
+        raise ValueError("a head that stays float")
+    first = round(scheme.frequent * len(tokens) / _TILE) * _TILE
+    if scheme.fine is None or not first:
+        return quantise(tokens, scheme.head)
+    return replace(quantise(tokens[:first], scheme.fine), below=quantise(tokens[first:], scheme.head))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Integer grids of the runtimes, which layers are on which, and weights that lie on them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -46,13 +46,15 @@ class Scheme:
     """Grids of the decoder's linear layers and of the head with its tied embedding; None stays float.
 
     Some of the linear layers are on the grid `fine` instead: `ends` says, by the end of a linear's name such
-    as v_proj, in which share of the decoder's layers, the first ones and the last ones.
+    as v_proj, in which share of the decoder's layers, the first ones and the last ones. So are the head's and
+    the embedding's rows of the first tokens: `frequent` is their share of the vocabulary.
     """
 
     linear: Grid | None
     head: Grid | None
     fine: Grid | None = None
     ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    frequent: float = 0.0
 
     def grid(self, name: str, layer: int, layers: int) -> Grid | None:
         """The grid of the linear `name` in the decoder's layer number `layer`, from 0, of `layers`."""
@@ -74,6 +76,9 @@ class Scheme:
         for name, (first, last) in self.ends.items():
             part = name if first + last >= 1 else f"{first + last:.0%} of {name}"
             others.setdefault(_words(self.fine), []).append(part)
+        if self.frequent:
+            tokens = f"the first {self.frequent:.0%} of tokens in head and embedding"
+            others.setdefault(_words(self.fine), []).append(tokens)
         others.setdefault(_words(self.head), []).extend(["head", "embedding"])
         parts = [f"{', '.join(names)} {words}" for words, names in others.items()]
         return "; ".join([_words(self.linear), *parts])
@@ -92,7 +97,7 @@ class QuantisedWeight:
 
     The last block of a row is short where `in` is no multiple of the block. `offsets` [out, blocks], added to
     every weight of a block, are for a base whose own grid has no integer zeros, as GGUF's Q4_1: they are of
-    the scales' type, and its `zeros` are 0.
+    the scales' type, and its `zeros` are 0. Rows on another grid are `below`.
     """
 
     grid: Grid
@@ -100,9 +105,17 @@ class QuantisedWeight:
     scales: torch.Tensor
     zeros: torch.Tensor
     offsets: torch.Tensor | None = None
+    below: "QuantisedWeight | None" = None
+
+    @property
+    def runs(self) -> list["QuantisedWeight"]:
+        """The rows of each grid, from above."""
+        return [replace(self, below=None), *(self.below.runs if self.below else [])]
 
     def dequantise(self) -> torch.Tensor:
         """The weights that the runtime computes with, float32 [out, in]."""
+        if self.below:
+            return torch.cat([run.dequantise() for run in self.runs])
         wide = self.codes.shape[1]
         block = self.grid.block or wide
         scales = self.scales.repeat_interleave(block, 1)[:, :wide]

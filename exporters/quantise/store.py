@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from exporters.quantise.grid import Grid, QuantisedWeight
 
 _PARTS = ("codes", "scales", "zeros", "offsets")
+_BELOW = ".below"
 
 
 def write_weights(path: Path, weights: Mapping[str, QuantisedWeight]) -> None:
@@ -19,11 +20,11 @@ def write_weights(path: Path, weights: Mapping[str, QuantisedWeight]) -> None:
 
     tensors = {
         f"{name}.{part}": tensor.contiguous()
-        for name, weight in weights.items()
+        for name, weight in _flat(weights).items()
         for part in _PARTS
         if (tensor := getattr(weight, part)) is not None
     }
-    grids = {name: _as_json(weight.grid) for name, weight in weights.items()}
+    grids = {name: _as_json(weight.grid) for name, weight in _flat(weights).items()}
     save_file(tensors, path, metadata={"grids": json.dumps(grids)})
 
 
@@ -34,7 +35,7 @@ def read_weights(path: Path) -> dict[str, QuantisedWeight]:
     with safe_open(path, "pt") as file:
         grids = json.loads(file.metadata()["grids"])
         names = set(file.keys())
-        return {
+        flat = {
             name: QuantisedWeight(
                 _from_json(grid),
                 file.get_tensor(f"{name}.codes"),
@@ -44,6 +45,20 @@ def read_weights(path: Path) -> dict[str, QuantisedWeight]:
             )
             for name, grid in grids.items()
         }
+    return {
+        name: replace(weight, below=flat.get(name + _BELOW))
+        for name, weight in flat.items()
+        if not name.endswith(_BELOW)
+    }
+
+
+def _flat(weights: Mapping[str, QuantisedWeight]) -> dict[str, QuantisedWeight]:
+    """The rows on a second grid by a name of their own."""
+    return {
+        name + _BELOW * index: run
+        for name, weight in weights.items()
+        for index, run in enumerate(weight.runs)
+    }
 
 
 def _as_json(grid: Grid) -> dict[str, Any]:
