@@ -30,13 +30,14 @@ from exporters.golden import EngineLike, golden_checks
 from exporters.merge import AdapterFacts
 from exporters.presets import EXACT, bits_per_weight, recover_base, scheme_of
 from exporters.quantise.calibrate import Windows, quantise_model
+from exporters.quantise.frequent import frequent_tokens
 from exporters.quantise.grid import QuantisedWeight, Scheme
 from exporters.quantise.smooth import can_smooth, smoothed
 from toolkit import __version__
 from toolkit.chat import ChatFormat
 from toolkit.errors import EdgePLMError
 from toolkit.files import staged_directory
-from toolkit.models import BaseModel, write_plain_rope_theta
+from toolkit.models import BaseModel, load_tokenizer, write_plain_rope_theta
 from toolkit.progress import SILENT, Progress
 
 MERGED = "merged"
@@ -100,7 +101,12 @@ def quantised_weights(
                 mend="Leave out precision, and choose the runtime onnx",
             )
         return recover_base(model)
-    return quantise_model(model, scheme, windows.ids if windows and not scheme.is_int8 else None, progress)
+    frequent = None
+    if scheme.frequent:
+        size = len(model.get_output_embeddings().weight)
+        frequent = frequent_tokens(load_tokenizer(job.base), size, scheme.frequent)
+    ids = windows.ids if windows and not scheme.is_int8 else None
+    return quantise_model(model, scheme, ids, progress, frequent=frequent)
 
 
 def export_bundle(

@@ -36,7 +36,7 @@ PRESETS: dict[str, tuple[str, str]] = {
 # Beside int4, int8 for the linears that lose most by it for their size, and in which share of the layers, the
 # first and the last ones. See docs/exports.md, "Which layers get more bits".
 _FINE_ENDS = {"v_proj": (1.0, 0.0), "down_proj": (1 / 3, 1 / 10)}
-# Of an int4 head, the share of tokens in int8. Vocabularies are in the order of merges, the frequent first.
+# Of an int4 head, the share of tokens in int8.
 _FREQUENT = 1 / 6
 
 
@@ -99,8 +99,8 @@ def recover_base(model: Any) -> dict[str, QuantisedWeight]:
 
 def bits_per_weight(weights: Mapping[str, QuantisedWeight]) -> float:
     """Mean bits of a quantised weight, scales and zeros counted in."""
-    runs = [run for weight in weights.values() for run in weight.runs]
-    return sum(8 * _bytes(run) for run in runs) / sum(run.codes.numel() for run in runs)
+    parts = [part for weight in weights.values() for part in weight.parts]
+    return sum(8 * _bytes(part) for part in parts) / sum(part.codes.numel() for part in parts)
 
 
 def _bytes(weight: QuantisedWeight) -> float:

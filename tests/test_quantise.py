@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from exporters.quantise.calibrate import (
     calibration_windows,
     quantise_model,
 )
+from exporters.quantise.frequent import frequent_tokens
 from exporters.quantise.grid import (
     ONNX_INT4,
     ONNX_INT8,
@@ -26,6 +28,7 @@ from exporters.quantise.grid import (
 from exporters.quantise.lossless import recover
 from exporters.quantise.solve import output_error, quantise
 from exporters.quantise.store import read_weights, write_weights
+from exporters.texts import calibration_text
 from toolkit.errors import EdgePLMError, ModelError
 from toolkit.models import load_model
 
@@ -254,17 +257,26 @@ def test_the_ends_of_a_scheme_are_on_its_finer_grid(tmp_path: Path) -> None:
 def test_frequent_tokens_are_on_the_finer_grid(tmp_path: Path) -> None:
     scheme = Scheme(ONNX_INT4, ONNX_INT4, ONNX_INT8, frequent=0.5)
     assert scheme.words == (
-        "int4, blocks of 32; the first 50% of tokens in head and embedding int8, blocks of 32; "
+        "int4, blocks of 32; the most frequent 50% of tokens in head and embedding int8, blocks of 32; "
         "head, embedding int4, blocks of 32"
     )
     model = load_model(tiny_base(tmp_path))
-    made, coarse = (quantise_model(model, each, None) for each in (scheme, replace(scheme, frequent=0.0)))
     exact = model.get_output_embeddings().weight.data
+    frequent = torch.arange(1, len(exact), 2)
+    coarse, made = (quantise_model(model, scheme, None, frequent=ids) for ids in (None, frequent))
     off, whole = ((each["lm_head"].dequantise() - exact).norm(dim=1) for each in (made, coarse))
-    first = len(made["lm_head"].codes)
-    assert 0.4 < first / len(exact) < 0.6
-    assert bool((off[:first] <= 0.2 * whole[:first]).all()) and torch.equal(off[first:], whole[first:])
+    assert bool((off[1::2] <= 0.2 * whole[1::2]).all()) and torch.equal(off[::2], whole[::2])
     assert bits_per_weight(coarse) < bits_per_weight(made) < bits_per_weight(coarse) + 4
+
+
+def test_which_tokens_are_frequent() -> None:
+    class Tokenizer:
+        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+            assert text == calibration_text()
+            return {"input_ids": [900, 901, 902] * 9 + [700] * 2}
+
+    found = frequent_tokens(Tokenizer(), 1000, 0.1)
+    assert found.tolist() == [*range(93), 900, 901, 902]  # 96 of them, whole tiles
     assert scheme_of("smallest", None, "onnx").frequent > 0
 
 
@@ -294,9 +306,8 @@ def test_weights_survive_the_disk(tmp_path: Path) -> None:
     exact = recover(gguf_like(4, 64, 4))
     assert exact is not None
     made["c"] = exact
-    made["d"] = replace(
-        quantise(torch.randn(4, 64), ONNX_INT8), below=quantise(torch.randn(2, 64), ONNX_INT4)
-    )
+    others = quantise(torch.randn(3, 64), ONNX_INT4)
+    made["d"] = replace(quantise(torch.randn(2, 64), ONNX_INT8), rows=torch.tensor([1, 4]), others=others)
     write_weights(tmp_path / "w.safetensors", made)
     found = read_weights(tmp_path / "w.safetensors")
     assert list(found) == list(made)

@@ -24,7 +24,7 @@ GRAPH, DATA = "model.onnx", "model.onnx.data"
 _DOMAIN = "com.microsoft"
 # MatMulNBits quantises its inputs to int8 in blocks: the integer kernels are several times faster.
 _INT8_ACTIVATIONS = 4
-_BELOW = "_below"  # ends the names of what serves a weight's rows on its second grid
+_OTHERS = "_others"  # ends the names of what serves a weight's rows on its second grid
 
 
 def place_weights(
@@ -56,9 +56,11 @@ def place_weights(
     for node in list(graph):
         if node.op_type == "Gather" and (found := _embedding(node, heads, floats, by_first_row)):
             name, stem = found
-            runs = enumerate(weights[name].runs)
-            packed = heads.get(stem) or [_pack(graph, stem + _BELOW * index, run) for index, run in runs]
-            _replace_gather(graph, node, packed)
+            packed = heads.get(stem)
+            if packed is None:
+                parts = enumerate(weights[name].parts)
+                packed = [_pack(graph, stem + _OTHERS * index, part) for index, part in parts]
+            _replace_gather(graph, node, packed, _places(graph, stem, weights[name]))
             placed.add(name)
     if missing := sorted(set(weights) - placed):
         raise ModelError(
@@ -197,20 +199,24 @@ def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight])
     import onnx_ir as ir
 
     new, products, packed = [], [], []
-    runs = [(name, run) for name, weight in parts.items() for run in weight.runs]
-    for index, (_, same) in enumerate(groupby(runs, key=lambda item: item[1].grid)):
+    flat = [(name, part) for name, weight in parts.items() for part in weight.parts]
+    for index, (_, same) in enumerate(groupby(flat, key=lambda item: item[1].grid)):
         names, weights = zip(*same, strict=True)
         place, stem = node.name, node.inputs[1].name
         if len(names) < len(parts):
             place = _renamed(place, names)
             stem = place.strip("/").replace("/", ".")
         elif index:
-            place, stem = place + _BELOW, stem + _BELOW
+            place, stem = place + _OTHERS, stem + _OTHERS
         packed.append(_pack(graph, stem, _stacked(weights)))
         new += _product(place, node.inputs[0], packed[-1])
         products.append(new[-1].outputs[0])
     if len(products) > 1:
         new.append(ir.node("Concat", products, {"axis": -1}, name=f"{node.name}/Concat"))
+    for weight in parts.values():
+        if (places := _places(graph, node.inputs[1].name, weight)) is not None:
+            columns = [new[-1].outputs[0], places]
+            new.append(ir.node("Gather", columns, {"axis": -1}, name=f"{node.name}/order"))
     _swap(graph, node, new, node.outputs[0])
     return packed
 
@@ -274,7 +280,20 @@ def _offset_nodes(stem: str, inputs: Any, product: Any, packed: _Packed) -> list
     return new
 
 
-def _replace_gather(graph: Any, node: Any, runs: Sequence[_Packed]) -> None:
+def _places(graph: Any, stem: str, weight: QuantisedWeight) -> Any:
+    """The graph's value that says where each row of `weight` is, int32; None where they are in order."""
+    import onnx_ir as ir
+
+    if weight.others is None:
+        return None
+    name = f"{stem}_places"
+    if name not in graph.initializers:
+        table = ir.tensor(weight.places.to(torch.int32).numpy(), name=name)
+        graph.register_initializer(ir.Value(name=name, const_value=table))
+    return graph.initializers[name]
+
+
+def _replace_gather(graph: Any, node: Any, parts: Sequence[_Packed], places: Any) -> None:
     """Rows of the packed head (or of a separate table), made float as they are looked up.
 
     Where they are on two grids every token is looked up on both, and the right one is taken.
@@ -286,22 +305,24 @@ def _replace_gather(graph: Any, node: Any, runs: Sequence[_Packed]) -> None:
         return new[-1].outputs[0]
 
     def constant(number: int) -> Any:
-        return made("Constant", value=ir.tensor(np.array([number], np.int64)))
+        return made("Constant", value=ir.tensor(np.array([number], np.int32)))
 
     new: list[Any] = []
     tokens = node.inputs[1]
-    if len(runs) == 1:
-        new += _look_up(node.name, tokens, runs[0])
+    if len(parts) == 1:
+        new += _look_up(node.name, tokens, parts[0])
     else:
-        above, below = runs
-        count = len(above.weight.codes)
-        is_below = made("GreaterOrEqual", tokens, constant(count))
-        new += _look_up(node.name, made("Min", tokens, constant(count - 1)), above)
+        frequent, others = parts
+        count = len(frequent.weight.codes)
+        row = made("Gather", places, tokens)
+        is_other = made("GreaterOrEqual", row, constant(count))
+        new += _look_up(node.name, made("Min", row, constant(count - 1)), frequent)
         first = new[-1].outputs[0]
-        rest = made("Max", made("Sub", tokens, constant(count)), constant(0))
-        new += _look_up(node.name + _BELOW, rest, below)
+        rest = made("Max", made("Sub", row, constant(count)), constant(0))
+        new += _look_up(node.name + _OTHERS, rest, others)
         second = new[-1].outputs[0]
-        made("Where", made("Unsqueeze", is_below, constant(-1)), second, first)
+        last_axis = made("Constant", value=ir.tensor(np.array([-1], np.int64)))
+        made("Where", made("Unsqueeze", is_other, last_axis), second, first)
     _swap(graph, node, new, node.outputs[0])
 
 

@@ -26,7 +26,6 @@ from toolkit.progress import SILENT, Progress
 WINDOW = 256  # tokens
 WINDOWS = 64
 _BATCH = 8
-_TILE = 32  # rows that kernels compute together
 # How far towards the weights that make good earlier layers' losses; all the way overfits to the windows.
 MAKE_GOOD = 0.5
 
@@ -87,15 +86,21 @@ def _cut(tokens: Sequence[int], length: int) -> list[list[int]]:
 
 @torch.no_grad()
 def quantise_model(
-    model: Any, scheme: Scheme, windows: torch.Tensor | None, progress: Progress = SILENT
+    model: Any,
+    scheme: Scheme,
+    windows: torch.Tensor | None,
+    progress: Progress = SILENT,
+    *,
+    frequent: torch.Tensor | None = None,
 ) -> dict[str, QuantisedWeight]:
     """The linear layers of a float causal LM, its head among them, on the grids of `scheme`, by module name.
 
     The model is left as it was. `windows` [count, length] are token ids to calibrate on; None rounds each
-    weight by itself. The head and the embedding are rounded in both cases.
+    weight by itself. The head and the embedding are rounded in both cases; `frequent` are the ids of the
+    tokens that they have on the grid `fine`.
     """
     with _restored(model):
-        found = _quantise_ends(model, scheme)
+        found = _quantise_ends(model, scheme, frequent)
         if scheme.linear is not None:
             found |= _quantise_layers(model, scheme, windows, found, progress)
     return found
@@ -273,29 +278,27 @@ def _first_inputs(model: Any, windows: torch.Tensor) -> tuple[torch.Tensor, list
     return torch.cat(before), extra
 
 
-def _quantise_ends(model: Any, scheme: Scheme) -> dict[str, QuantisedWeight]:
+def _quantise_ends(model: Any, scheme: Scheme, frequent: torch.Tensor | None) -> dict[str, QuantisedWeight]:
     """The head, and the embedding where it has weights of its own, rounded.
 
     A Hessian would serve one of a tied pair at the other's cost.
     """
     if scheme.head is None:
         return {}
+    fine = scheme.fine or scheme.head
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
-    found = {names[id(head)]: _rounded(head.weight.data, scheme)}
-    if embedding.weight is not head.weight:
-        found[names[id(embedding)]] = _rounded(embedding.weight.data, scheme)
+    found = {}
+    for module in (head, *([embedding] if embedding.weight is not head.weight else [])):
+        weight = module.weight.data
+        if frequent is None or not len(frequent):
+            found[names[id(module)]] = quantise(weight, scheme.head)
+            continue
+        is_other = torch.ones(len(weight), dtype=torch.bool)
+        is_other[frequent] = False
+        others = quantise(weight[is_other], scheme.head)
+        found[names[id(module)]] = replace(quantise(weight[frequent], fine), rows=frequent, others=others)
     return found
-
-
-def _rounded(tokens: torch.Tensor, scheme: Scheme) -> QuantisedWeight:
-    """A row for each of the vocabulary's `tokens`, on the head's grids."""
-    if scheme.head is None:
-        raise ValueError("a head that stays float")
-    first = round(scheme.frequent * len(tokens) / _TILE) * _TILE
-    if scheme.fine is None or not first:
-        return quantise(tokens, scheme.head)
-    return replace(quantise(tokens[:first], scheme.fine), below=quantise(tokens[first:], scheme.head))
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Scheme:
 
     Some of the linear layers are on the grid `fine` instead: `ends` says, by the end of a linear's name such
     as v_proj, in which share of the decoder's layers, the first ones and the last ones. So are the head's and
-    the embedding's rows of the first tokens: `frequent` is their share of the vocabulary.
+    the embedding's rows of frequent tokens, a share `frequent` of the vocabulary.
     """
 
     linear: Grid | None
@@ -77,7 +77,7 @@ class Scheme:
             part = name if first + last >= 1 else f"{first + last:.0%} of {name}"
             others.setdefault(_words(self.fine), []).append(part)
         if self.frequent:
-            tokens = f"the first {self.frequent:.0%} of tokens in head and embedding"
+            tokens = f"the most frequent {self.frequent:.0%} of tokens in head and embedding"
             others.setdefault(_words(self.fine), []).append(tokens)
         others.setdefault(_words(self.head), []).extend(["head", "embedding"])
         parts = [f"{', '.join(names)} {words}" for words, names in others.items()]
@@ -97,7 +97,8 @@ class QuantisedWeight:
 
     The last block of a row is short where `in` is no multiple of the block. `offsets` [out, blocks], added to
     every weight of a block, are for a base whose own grid has no integer zeros, as GGUF's Q4_1: they are of
-    the scales' type, and its `zeros` are 0. Rows on another grid are `below`.
+    the scales' type, and its `zeros` are 0. With `rows`, int64 and ascending, these are only those rows of
+    the matrix, and those on another grid are `others`.
     """
 
     grid: Grid
@@ -105,17 +106,28 @@ class QuantisedWeight:
     scales: torch.Tensor
     zeros: torch.Tensor
     offsets: torch.Tensor | None = None
-    below: "QuantisedWeight | None" = None
+    rows: torch.Tensor | None = None
+    others: "QuantisedWeight | None" = None
 
     @property
-    def runs(self) -> list["QuantisedWeight"]:
-        """The rows of each grid, from above."""
-        return [replace(self, below=None), *(self.below.runs if self.below else [])]
+    def parts(self) -> list["QuantisedWeight"]:
+        """The rows of each grid: all, or those of `rows` and the others."""
+        return [replace(self, rows=None, others=None), self.others] if self.others else [self]
+
+    @property
+    def places(self) -> torch.Tensor:
+        """Which row of `parts`, one below the other, each row of the matrix is: int64 [out]."""
+        count = sum(len(part.codes) for part in self.parts)
+        if self.rows is None:
+            return torch.arange(count)
+        is_other = torch.ones(count, dtype=torch.bool)
+        is_other[self.rows] = False
+        return torch.cat([self.rows, is_other.nonzero().flatten()]).argsort()
 
     def dequantise(self) -> torch.Tensor:
         """The weights that the runtime computes with, float32 [out, in]."""
-        if self.below:
-            return torch.cat([run.dequantise() for run in self.runs])
+        if self.others:
+            return torch.cat([part.dequantise() for part in self.parts])[self.places]
         wide = self.codes.shape[1]
         block = self.grid.block or wide
         scales = self.scales.repeat_interleave(block, 1)[:, :wide]

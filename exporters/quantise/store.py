@@ -10,21 +10,23 @@ import torch
 
 from exporters.quantise.grid import Grid, QuantisedWeight
 
-_PARTS = ("codes", "scales", "zeros", "offsets")
-_BELOW = ".below"
+_TENSORS = ("codes", "scales", "zeros", "offsets", "rows")
+_OTHERS = ".others"
 
 
 def write_weights(path: Path, weights: Mapping[str, QuantisedWeight]) -> None:
     """Write `weights` as safetensors; each module's grid is in the file's metadata."""
     from safetensors.torch import save_file
 
+    each = dict(weights)
+    each |= {name + _OTHERS: weight.others for name, weight in weights.items() if weight.others}
     tensors = {
         f"{name}.{part}": tensor.contiguous()
-        for name, weight in _flat(weights).items()
-        for part in _PARTS
+        for name, weight in each.items()
+        for part in _TENSORS
         if (tensor := getattr(weight, part)) is not None
     }
-    grids = {name: _as_json(weight.grid) for name, weight in _flat(weights).items()}
+    grids = {name: _as_json(weight.grid) for name, weight in each.items()}
     save_file(tensors, path, metadata={"grids": json.dumps(grids)})
 
 
@@ -35,29 +37,15 @@ def read_weights(path: Path) -> dict[str, QuantisedWeight]:
     with safe_open(path, "pt") as file:
         grids = json.loads(file.metadata()["grids"])
         names = set(file.keys())
-        flat = {
-            name: QuantisedWeight(
-                _from_json(grid),
-                file.get_tensor(f"{name}.codes"),
-                file.get_tensor(f"{name}.scales"),
-                file.get_tensor(f"{name}.zeros"),
-                file.get_tensor(f"{name}.offsets") if f"{name}.offsets" in names else None,
-            )
-            for name, grid in grids.items()
-        }
-    return {
-        name: replace(weight, below=flat.get(name + _BELOW))
-        for name, weight in flat.items()
-        if not name.endswith(_BELOW)
-    }
 
+        def tensors(name: str) -> dict[str, Any]:
+            return {part: file.get_tensor(at) for part in _TENSORS if (at := f"{name}.{part}") in names}
 
-def _flat(weights: Mapping[str, QuantisedWeight]) -> dict[str, QuantisedWeight]:
-    """The rows on a second grid by a name of their own."""
+        each = {name: QuantisedWeight(_from_json(grid), **tensors(name)) for name, grid in grids.items()}
     return {
-        name + _BELOW * index: run
-        for name, weight in weights.items()
-        for index, run in enumerate(weight.runs)
+        name: replace(weight, others=each.get(name + _OTHERS))
+        for name, weight in each.items()
+        if not name.endswith(_OTHERS)
     }
 
 
