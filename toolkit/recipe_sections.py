@@ -136,8 +136,8 @@ class ExportRecipe(Settings):
     preset: str = setting(
         "balanced",
         "How finely weights are kept. `smallest`: int4, with int8 for the most frequent tokens. `balanced`: "
-        "int4, with int8 for head and embedding and the layers that lose most. `faithful`: int8. `exact`: the "
-        "grid of a base that is Q4_1 or Q8_0 already, without loss.",
+        "int4, with int8 for head and embedding and the layers that lose most. `faithful`: int8. `exact`: "
+        "the grid of a base that is Q4_1 or Q8_0 already, without loss.",
         choices=("smallest", "balanced", "faithful", "exact"),
     )
     precision: str | None = setting(
