@@ -143,15 +143,15 @@ def _pack(graph: Any, stem: str, weight: QuantisedWeight) -> _Packed:
     """
     import onnx_ir as ir
 
-    grid, given = weight.grid, weight
+    grid, stored = weight.grid, weight
     if weight.offsets is not None:
         # The inputs are rounded, which costs less the smaller the integers they meet: zeros in the middle,
         # which `_offset_nodes` makes good.
-        weight = replace(weight, zeros=torch.full_like(weight.zeros, grid.middle))
+        stored = replace(weight, zeros=torch.full_like(weight.zeros, grid.middle))
     arrays = {
-        f"{stem}_Q{grid.bits}G{grid.block}": pack_codes(weight),
+        f"{stem}_Q{grid.bits}G{grid.block}": pack_codes(stored),
         f"{stem}_scale": weight.scales.to(grid.scale_dtype).numpy(),
-        f"{stem}_zp": pack_zeros(weight),
+        f"{stem}_zp": pack_zeros(stored),
     }
     if weight.offsets is not None:
         arrays[f"{stem}_offset"] = weight.offsets.to(grid.scale_dtype).numpy()
@@ -164,7 +164,7 @@ def _pack(graph: Any, stem: str, weight: QuantisedWeight) -> _Packed:
             graph.insert_before(graph[0], cast)
             value = cast.outputs[0]
         values.append(value)
-    return _Packed(given, values)
+    return _Packed(weight, values)
 
 
 def pack_codes(weight: QuantisedWeight) -> npt.NDArray[np.uint8]:

@@ -152,7 +152,7 @@ class _Reached(Exception):  # noqa: N818 - not an error: the input that was want
 
 @dataclass
 class _Group:
-    """Linears of a layer by name that share an input, and that input [tokens, in] in the float model."""
+    """Linears of a layer by name that share an input, and that input [..., in] in the float model."""
 
     linears: dict[str, torch.nn.Linear]
     inputs: torch.Tensor
@@ -192,7 +192,7 @@ def _quantise_layer(
     """The linears' weights by name, and the layer's outputs with them.
 
     The layer runs once: where it comes to a group's first linear, the group is quantised on what that is
-    about to be given. `groups` are emptied on the way.
+    about to be given. `groups` are emptied: what they hold takes room.
     """
     found: dict[str, QuantisedWeight] = {}
 
@@ -203,8 +203,9 @@ def _quantise_layer(
         return next(iter(group.linears.values())).register_forward_pre_hook(hook)
 
     with _hooks([take(group) for group in groups]):
-        groups.clear()
-        return found, _first(layer(hidden, **extra))
+        outputs = _first(layer(hidden, **extra))
+    groups.clear()
+    return found, outputs
 
 
 @contextmanager
