@@ -95,6 +95,27 @@ def test_frequent_tokens_on_a_grid_of_their_own(
     assert np.abs(reference(personal, coarse).score(tokens) - wanted).max() > 1e-2
 
 
+def test_an_embedding_of_its_own_on_two_grids(
+    personal: Personal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporters.onnx.weights, "_INT8_ACTIVATIONS", 1)
+    model = load_model(personal.base)
+    model.config.tie_word_embeddings = False
+    head = model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.data.flip(0).clone())
+    scheme = Scheme(None, ONNX_INT4, ONNX_INT8_WIDE, frequent=0.3)
+    weights = quantise_model(model, scheme, None, frequent=torch.tensor([1, 2, 7, 40]))
+    assert len(weights) == 2 and all(weight.others for weight in weights.values())
+    export_bundle(
+        model, personal.chat, plain_job(personal), tmp_path / "b", lambda folder: open_engine(folder, 1),
+        make_weights=lambda: weights,
+    )  # fmt: skip
+    apply_weights(model, weights)
+    tokens = [0, 1, 40, 39, 42, 7]
+    found = open_engine(tmp_path / "b", 1).score(tokens)
+    assert np.abs(found - TorchEngine(model).score(tokens)).max() < 1e-3
+
+
 def test_a_base_on_its_own_grid_is_exported_without_loss(
     personal: Personal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
