@@ -155,7 +155,14 @@ def advice(manifest: "Manifest", flag: str) -> str:
     space = " " if flag == "--" else "="
     ways = []
     if manifest.precision.name == "int4":
-        ways.append(f"the finer preset ({flag}preset{space}faithful)")
+        about = manifest.precision.calibration
+        if about is None:
+            ways.append(f"calibrated weights ({flag}calibration{space}own)")
+        elif not about.own:
+            given = "--profile and --task" if flag == "--" else f"{flag}calibration{space}own"
+            ways.append(f"calibration on the person's own examples ({given})")
+        finer = "balanced" if manifest.precision.preset == "smallest" else "faithful"
+        ways.append(f"the finer preset ({flag}preset{space}{finer})")
     if manifest.runtime.name == "onnxruntime-genai":
         if all(adapter.kind == "merged" for adapter in manifest.adapters):
             ways.append(f"an attached adapter ({flag}form{space}attached)")
