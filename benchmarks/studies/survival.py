@@ -131,10 +131,9 @@ def _one(
     task, profile = person.task, person.profile
     windows = shared.windows if shared else _windows(base, [person], settings, progress)
     weights = shared.weights if shared else None
-    if weights is None and settings.finetune.quantization_aware:
-        weights = base_weights(base, settings.export, windows, progress)
-
     aware = settings.finetune.quantization_aware
+    if weights is None and aware:
+        weights = base_weights(base, settings.export, windows, progress)
     trained = (folder if aware else folder.parent) / "adapters" / profile.user_id
 
     def prepare(model: Any) -> None:

@@ -10,16 +10,18 @@ quantised lies between them and W. Only one layer's inputs are in memory at a ti
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
-from exporters.quantise.grid import Grid, QuantisedWeight, Scheme
+from exporters.quantise.grid import Grid, QuantisedWeight, Scheme, rows_besides
 from exporters.quantise.solve import DAMPING, quantise
+from exporters.quantise.temporary import hooked, restored
 from toolkit.errors import EdgePLMError, ModelError
 from toolkit.progress import SILENT, Progress
 
@@ -99,7 +101,7 @@ def quantise_model(
     weight by itself. The head and the embedding are rounded in both cases; `frequent` are the ids of the
     tokens that they have on the grid `fine`.
     """
-    with _restored(model):
+    with restored(model):
         found = _quantise_ends(model, scheme, frequent)
         if scheme.linear is not None:
             found |= _quantise_layers(model, scheme, windows, found, progress)
@@ -177,7 +179,7 @@ def _inputs_and_outputs(
 
         return linear.register_forward_pre_hook(hook)
 
-    with _hooks(note(*pair) for pair in _linears(layer).items()):
+    with hooked(note(*pair) for pair in _linears(layer).items()):
         outputs = _first(layer(hidden, **extra))
     return seen, outputs
 
@@ -202,21 +204,10 @@ def _quantise_layer(
 
         return next(iter(group.linears.values())).register_forward_pre_hook(hook)
 
-    with _hooks([take(group) for group in groups]):
+    with hooked([take(group) for group in groups]):
         outputs = _first(layer(hidden, **extra))
     groups.clear()
     return found, outputs
-
-
-@contextmanager
-def _hooks(handles: Iterable[Any]) -> Iterator[None]:
-    """Remove the hooks at the end."""
-    kept = list(handles)
-    try:
-        yield
-    finally:
-        for handle in kept:
-            handle.remove()
 
 
 def _quantise_group(
@@ -267,15 +258,12 @@ def _first_inputs(model: Any, windows: torch.Tensor) -> tuple[torch.Tensor, list
         raise _Reached
 
     layers = list(_layers(model).values())
-    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
-    model(input_ids=windows[:1], use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    handle = layers[0].register_forward_pre_hook(stop, with_kwargs=True)
-    for batch in windows.split(_BATCH):
-        with suppress(_Reached):
-            model(input_ids=batch, use_cache=False)
-    handle.remove()
+    with hooked(layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers):
+        model(input_ids=windows[:1], use_cache=False)
+    with hooked([layers[0].register_forward_pre_hook(stop, with_kwargs=True)]):
+        for batch in windows.split(_BATCH):
+            with suppress(_Reached):
+                model(input_ids=batch, use_cache=False)
     return torch.cat(before), extra
 
 
@@ -286,31 +274,21 @@ def _quantise_ends(model: Any, scheme: Scheme, frequent: torch.Tensor | None) ->
     """
     if scheme.head is None:
         return {}
-    fine = scheme.fine or scheme.head
+    rounded = partial(_rounded, grid=scheme.head, fine=scheme.fine or scheme.head, frequent=frequent)
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
-    found = {}
-    for module in (head, *([embedding] if embedding.weight is not head.weight else [])):
-        weight = module.weight.data
-        if frequent is None or not len(frequent):
-            found[names[id(module)]] = quantise(weight, scheme.head)
-            continue
-        is_other = torch.ones(len(weight), dtype=torch.bool)
-        is_other[frequent] = False
-        others = quantise(weight[is_other], scheme.head)
-        found[names[id(module)]] = replace(quantise(weight[frequent], fine), rows=frequent, others=others)
+    found = {names[id(head)]: rounded(head.weight.data)}
+    if embedding.weight is not head.weight:
+        found[names[id(embedding)]] = rounded(embedding.weight.data)
     return found
 
 
-@contextmanager
-def _restored(model: Any) -> Iterator[None]:
-    """Give every parameter its own values back at the end."""
-    before = {name: parameter.data for name, parameter in model.named_parameters()}
-    try:
-        yield
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.data = before[name]
+def _rounded(weight: torch.Tensor, grid: Grid, fine: Grid, frequent: torch.Tensor | None) -> QuantisedWeight:
+    """A row for each token on `grid`, those of the `frequent` ones on `fine`."""
+    if frequent is None or not len(frequent):
+        return quantise(weight, grid)
+    others = quantise(weight[rows_besides(frequent, len(weight))], grid)
+    return replace(quantise(weight[frequent], fine), rows=frequent, others=others)
 
 
 def _layers(model: Any) -> dict[str, torch.nn.Module]:

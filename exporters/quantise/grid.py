@@ -120,9 +120,7 @@ class QuantisedWeight:
         count = sum(len(part.codes) for part in self.parts)
         if self.rows is None:
             return torch.arange(count)
-        is_other = torch.ones(count, dtype=torch.bool)
-        is_other[self.rows] = False
-        return torch.cat([self.rows, is_other.nonzero().flatten()]).argsort()
+        return torch.cat([self.rows, rows_besides(self.rows, count)]).argsort()
 
     def dequantise(self) -> torch.Tensor:
         """The weights that the runtime computes with, float32 [out, in]."""
@@ -136,3 +134,10 @@ class QuantisedWeight:
         if self.offsets is None:
             return values
         return values + self.offsets.repeat_interleave(block, 1)[:, :wide]
+
+
+def rows_besides(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """The other ones of `count` rows than `rows`, int64, ascending."""
+    is_other = torch.ones(count, dtype=torch.bool)
+    is_other[rows] = False
+    return is_other.nonzero().flatten()

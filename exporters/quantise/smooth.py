@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from exporters.quantise.temporary import hooked, restored
 from toolkit.progress import SILENT, Progress
 
 # Architectures whose layers `_channels` knows; in others a norm of the same name may stand elsewhere.
@@ -68,16 +69,12 @@ def smoothed(
     weights. Afterwards every parameter is as it was.
     """
     channels = [each for layer in model.model.layers for each in _channels(layer)]
-    before = {name: parameter.data for name, parameter in model.named_parameters()}
-    try:
+    with restored(model):
         with torch.no_grad():
             few = windows[:: max(1, len(windows) // _WINDOWS)]
             for each, seen in zip(channels, _sizes(model, channels, few, progress), strict=True):
                 _rescale(each, seen, alpha)
         yield
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.data = before[name]
 
 
 def _channels(layer: Any) -> list[_Channels]:
@@ -107,15 +104,13 @@ def _sizes(
 
         return linear.register_forward_pre_hook(hook)
 
-    hooks = [note(index, each.read[0]) for index, each in enumerate(channels)]
-    try:
-        with progress.step("Reading sizes of activations", total=len(windows), unit="windows") as advance:
-            for window in windows.split(1):
-                model.model(input_ids=window, use_cache=False)
-                advance(1)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with (
+        hooked(note(index, each.read[0]) for index, each in enumerate(channels)),
+        progress.step("Reading sizes of activations", total=len(windows), unit="windows") as advance,
+    ):
+        for window in windows.split(1):
+            model.model(input_ids=window, use_cache=False)
+            advance(1)
     return [each for each in found if each is not None]
 
 
