@@ -191,14 +191,34 @@ def _nibbles(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(values[..., 0::2] | (values[..., 1::2] << 4))
 
 
+class _Nodes:
+    """New nodes in the order in which they compute."""
+
+    def __init__(self) -> None:
+        self.made: list[Any] = []
+
+    def add(
+        self, kind: str, *given: Any, name: str | None = None, domain: str = "", **attributes: Any
+    ) -> Any:
+        """A node with one output, which is returned."""
+        import onnx_ir as ir
+
+        self.made.append(ir.node(kind, given, attributes, domain=domain, name=name))
+        return self.made[-1].outputs[0]
+
+    def constant(self, value: Any, dtype: npt.DTypeLike = np.int64) -> Any:
+        """A number or an array of them."""
+        import onnx_ir as ir
+
+        return self.add("Constant", value=ir.tensor(np.array(value, dtype)))
+
+
 def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight]) -> list[_Packed]:
     """Compute `node` with the quantised `parts` of its matrix, which are returned by grid.
 
     Those beside each other on the same grid are one product.
     """
-    import onnx_ir as ir
-
-    new, products, packed = [], [], []
+    new, products, packed = _Nodes(), [], []
     flat = [(name, part) for name, weight in parts.items() for part in weight.parts]
     for index, (_, same) in enumerate(groupby(flat, key=lambda item: item[1].grid)):
         names, weights = zip(*same, strict=True)
@@ -209,41 +229,34 @@ def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight])
         elif index:
             place, stem = place + _OTHERS, stem + _OTHERS
         packed.append(_pack(graph, stem, _stacked(weights)))
-        new += _product(place, node.inputs[0], packed[-1])
-        products.append(new[-1].outputs[0])
+        products.append(_product(new, place, node.inputs[0], packed[-1]))
+    result = products[0]
     if len(products) > 1:
-        new.append(ir.node("Concat", products, {"axis": -1}, name=f"{node.name}/Concat"))
+        result = new.add("Concat", *products, axis=-1, name=f"{node.name}/Concat")
     for weight in parts.values():
         if (places := _places(graph, node.inputs[1].name, weight)) is not None:
-            columns = [new[-1].outputs[0], places]
-            new.append(ir.node("Gather", columns, {"axis": -1}, name=f"{node.name}/order"))
-    _swap(graph, node, new, node.outputs[0])
+            new.add("Gather", result, places, axis=-1, name=f"{node.name}/order")
+    _swap(graph, node, new.made, node.outputs[0])
     return packed
 
 
-def _product(place: str, inputs: Any, packed: _Packed) -> list[Any]:
-    """The nodes, named after `place`, of the product with one weight; the last one gives it."""
-    import onnx_ir as ir
-
+def _product(new: _Nodes, place: str, inputs: Any, packed: _Packed) -> Any:
+    """The product with one weight, by nodes named after `place`."""
     weight, values = packed.weight, packed.values
     rows, wide = weight.codes.shape
-    attributes = {
-        "K": wide,
-        "N": rows,
-        "bits": weight.grid.bits,
-        "block_size": weight.grid.block,
-        "accuracy_level": _INT8_ACTIVATIONS,
-    }
-    product = ir.node(
+    product = new.add(
         "MatMulNBits",
-        [inputs, *values[:3]],
-        attributes,
+        inputs,
+        *values[:3],
+        K=wide,
+        N=rows,
+        bits=weight.grid.bits,
+        block_size=weight.grid.block,
+        accuracy_level=_INT8_ACTIVATIONS,
         domain=_DOMAIN,
         name=f"{place}_Q{weight.grid.bits}",
     )
-    if weight.offsets is None:
-        return [product]
-    return [product, *_offset_nodes(place, inputs, product.outputs[0], packed)]
+    return product if weight.offsets is None else _with_offsets(new, place, inputs, product, packed)
 
 
 def _renamed(place: str, names: Sequence[str]) -> str:
@@ -253,31 +266,21 @@ def _renamed(place: str, names: Sequence[str]) -> str:
     return f"{folder.rpartition('/')[0]}/{''.join(kinds)}_proj/{operator}"
 
 
-def _offset_nodes(stem: str, inputs: Any, product: Any, packed: _Packed) -> list[Any]:
+def _with_offsets(new: _Nodes, place: str, inputs: Any, product: Any, packed: _Packed) -> Any:
     """Add each block's offset times the sum of its inputs: exact where zeros are no integers, and fast.
 
     The offset counts from code 0, the product's zeros are in the middle: what lies between is added to the
     offset, which the runtime computes once, when it loads the model.
     """
-    import onnx_ir as ir
-
-    def constant(array: npt.NDArray[Any]) -> Any:
-        new.append(ir.node("Constant", [], {"value": ir.tensor(array)}))
-        return new[-1].outputs[0]
-
-    def node(kind: str, step: str, *given: Any, **attributes: Any) -> Any:
-        new.append(ir.node(kind, given, attributes, name=f"{stem}/{step}"))
-        return new[-1].outputs[0]
-
-    new: list[Any] = []
     grid, blocks = packed.weight.grid, packed.weight.scales.shape[1]
     _, scales, _, offsets = packed.values
-    middle = node("Mul", "middle", scales, constant(np.array(grid.middle, np.float32)))
-    table = node("Transpose", "offsets", node("Add", "from_middle", offsets, middle), perm=[1, 0])
-    split = node("Reshape", "blocks", inputs, constant(np.array([0, 0, blocks, grid.block], np.int64)))
-    sums = node("ReduceSum", "sums", split, constant(np.array([-1], np.int64)), keepdims=0)
-    node("Add", "total", product, node("MatMul", "offset", sums, table))
-    return new
+    middle = new.add("Mul", scales, new.constant(grid.middle, np.float32), name=f"{place}/middle")
+    whole = new.add("Add", offsets, middle, name=f"{place}/from_middle")
+    table = new.add("Transpose", whole, perm=[1, 0], name=f"{place}/offsets")
+    split = new.add("Reshape", inputs, new.constant([0, 0, blocks, grid.block]), name=f"{place}/blocks")
+    sums = new.add("ReduceSum", split, new.constant([-1]), keepdims=0, name=f"{place}/sums")
+    offset = new.add("MatMul", sums, table, name=f"{place}/offset")
+    return new.add("Add", product, offset, name=f"{place}/total")
 
 
 def _places(graph: Any, stem: str, weight: QuantisedWeight) -> Any:
@@ -298,61 +301,47 @@ def _replace_gather(graph: Any, node: Any, parts: Sequence[_Packed], places: Any
 
     Where they are on two grids every token is looked up on both, and the right one is taken.
     """
-    import onnx_ir as ir
-
-    def made(kind: str, *given: Any, **attributes: Any) -> Any:
-        new.append(ir.node(kind, given, attributes))
-        return new[-1].outputs[0]
-
-    def constant(number: int) -> Any:
-        return made("Constant", value=ir.tensor(np.array([number], np.int32)))
-
-    new: list[Any] = []
-    tokens = node.inputs[1]
+    new, tokens = _Nodes(), node.inputs[1]
     if len(parts) == 1:
-        new += _look_up(node.name, tokens, parts[0])
+        _look_up(new, node.name, tokens, parts[0])
     else:
         frequent, others = parts
         count = len(frequent.weight.codes)
-        row = made("Gather", places, tokens)
-        is_other = made("GreaterOrEqual", row, constant(count))
-        new += _look_up(node.name, made("Min", row, constant(count - 1)), frequent)
-        first = new[-1].outputs[0]
-        rest = made("Max", made("Sub", row, constant(count)), constant(0))
-        new += _look_up(node.name + _OTHERS, rest, others)
-        second = new[-1].outputs[0]
-        last_axis = made("Constant", value=ir.tensor(np.array([-1], np.int64)))
-        made("Where", made("Unsqueeze", is_other, last_axis), second, first)
-    _swap(graph, node, new, node.outputs[0])
+        row = new.add("Gather", places, tokens)
+        is_other = new.add("GreaterOrEqual", row, new.constant([count], np.int32))
+        inside = new.add("Min", row, new.constant([count - 1], np.int32))
+        beyond = new.add("Sub", row, new.constant([count], np.int32))
+        rest = new.add("Max", beyond, new.constant([0], np.int32))
+        first = _look_up(new, node.name, inside, frequent)
+        second = _look_up(new, node.name + _OTHERS, rest, others)
+        new.add("Where", new.add("Unsqueeze", is_other, new.constant([-1])), second, first)
+    _swap(graph, node, new.made, node.outputs[0])
 
 
-def _look_up(place: str, tokens: Any, packed: _Packed) -> list[Any]:
-    """The nodes, named after `place`, that look up rows of one grid; the last one gives them."""
-    import onnx_ir as ir
-
+def _look_up(new: _Nodes, place: str, tokens: Any, packed: _Packed) -> Any:
+    """Rows of one grid, by nodes named after `place`."""
     weight, grid = packed.weight, packed.weight.grid
     if weight.offsets is not None:
         raise ModelError("an embedding on the Q4_1 grid cannot be looked up without loss", where="export")
     rows, wide = weight.codes.shape
     padded = weight.scales.shape[1] * grid.block  # type: ignore[operator]
-    flat = np.array([rows, padded * grid.bits // 8], np.int64)
-    shape = ir.node("Constant", [], {"value": ir.tensor(flat)})
-    table = ir.node("Reshape", [packed.values[0], shape.outputs[0]], name=f"{place}/table")
-    look_up = ir.node(
+    shape = new.constant([rows, padded * grid.bits // 8])
+    found = new.add(
         "GatherBlockQuantized",
-        [table.outputs[0], tokens, *packed.values[1:3]],
-        {"bits": grid.bits, "block_size": grid.block, "gather_axis": 0, "quantize_axis": 1},
+        new.add("Reshape", packed.values[0], shape, name=f"{place}/table"),
+        tokens,
+        *packed.values[1:3],
+        bits=grid.bits,
+        block_size=grid.block,
+        gather_axis=0,
+        quantize_axis=1,
         domain=_DOMAIN,
         name=f"{place}BlockQuantized",
     )
-    new = [shape, table, look_up]
-    if padded != wide:
-        ends = [ir.node("Constant", [], {"value": ir.tensor(np.array([x], np.int64))}) for x in (0, wide, -1)]
-        cut = ir.node(
-            "Slice", [look_up.outputs[0], *(end.outputs[0] for end in ends)], name=f"{place}/unpadded"
-        )
-        new += [*ends, cut]
-    return new
+    if padded == wide:
+        return found
+    ends = [new.constant([at]) for at in (0, wide, -1)]
+    return new.add("Slice", found, *ends, name=f"{place}/unpadded")
 
 
 def _swap(graph: Any, old: Any, new: Sequence[Any], result: Any) -> None:
