@@ -258,8 +258,8 @@ def test_the_ends_of_a_scheme_are_on_its_finer_grid(tmp_path: Path) -> None:
 def test_frequent_tokens_are_on_the_finer_grid(tmp_path: Path) -> None:
     scheme = Scheme(ONNX_INT4, ONNX_INT4, ONNX_INT8, frequent=0.5)
     assert scheme.words == (
-        "int4, blocks of 32; the most frequent 50% of tokens in head and embedding int8, blocks of 32; "
-        "head, embedding int4, blocks of 32"
+        "int4, blocks of 32; head, embedding int4, blocks of 32; "
+        "most frequent 50% of tokens int8, blocks of 32"
     )
     model = load_model(tiny_base(tmp_path))
     exact = model.get_output_embeddings().weight.data

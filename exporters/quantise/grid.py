@@ -76,10 +76,9 @@ class Scheme:
         for name, (first, last) in self.ends.items():
             part = name if first + last >= 1 else f"{first + last:.0%} of {name}"
             others.setdefault(_words(self.fine), []).append(part)
-        if self.frequent:
-            tokens = f"the most frequent {self.frequent:.0%} of tokens in head and embedding"
-            others.setdefault(_words(self.fine), []).append(tokens)
         others.setdefault(_words(self.head), []).extend(["head", "embedding"])
+        if self.frequent:
+            others.setdefault(_words(self.fine), []).append(f"most frequent {self.frequent:.0%} of tokens")
         parts = [f"{', '.join(names)} {words}" for words, names in others.items()]
         return "; ".join([_words(self.linear), *parts])
 
