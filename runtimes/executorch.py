@@ -1,9 +1,6 @@
 """The ExecuTorch engine."""
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import numpy as np
 from exporters.bundle import attached_files
 from runtimes.engine import Engine, Logits, first_line
 from toolkit.errors import BundleError
+from toolkit.progress import natively_hushed
 
 PROGRAM, BASE = "model.pte", "base.ptd"
 
@@ -28,7 +26,7 @@ class ExecuTorchEngine(Engine):
     name = "executorch"
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        with _native_hushed():
+        with natively_hushed():
             import torch  # first: its libraries must be there before the runtime's
 
             # Not through executorch's own modules: they import its exporter and torch's compiler, which takes
@@ -85,7 +83,7 @@ class ExecuTorchEngine(Engine):
         base = self._folder / BASE
         try:
             path.stat()
-            with _native_hushed():
+            with natively_hushed():
                 program = self._runtime._load_for_executorch(str(path), str(base) if base.is_file() else None)
                 self.context_length = int(program.run_method("get_max_context_len", [])[0])
                 self.vocab_size = int(program.run_method("get_vocab_size", [])[0])
@@ -113,20 +111,3 @@ def _operators(package: Path) -> list[Path]:
     """The libraries of `package` that register the operators of language models and of quantised tensors."""
     folders = (package / "extension/llm/custom_ops", package / "kernels/quantized")
     return [library for folder in folders for library in folder.glob("*_ops_aot_lib.*")]
-
-
-@contextmanager
-def _native_hushed() -> Iterator[None]:
-    """Keep off standard error what the C++ libraries write there of processors, threads and allocators.
-
-    What goes wrong they raise as well.
-    """
-    sys.stderr.flush()
-    before = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)

@@ -9,7 +9,7 @@ from exporters.executorch.decoder import Decoder
 from exporters.executorch.slots import TEMPLATE, Slots, write_person, write_slots
 from exporters.quantise.grid import QuantisedWeight
 from toolkit.errors import ModelError
-from toolkit.progress import SILENT, Progress
+from toolkit.progress import SILENT, Progress, natively_hushed
 
 PROGRAM = "model.pte"
 
@@ -110,8 +110,9 @@ def _check_graph(model: Any, decoder: Decoder) -> None:
     count = min(16, decoder.context_length - 1)
     tokens = torch.arange(1, count + 1).unsqueeze(0)
     expected = model(input_ids=tokens).logits[0, -1].float()
-    decoder(tokens[:, :-1], torch.tensor([0]))
-    found = decoder(tokens[:, -1:], torch.tensor([count - 1]))[0]
+    with natively_hushed():
+        decoder(tokens[:, :-1], torch.tensor([0]))
+        found = decoder(tokens[:, -1:], torch.tensor([count - 1]))[0]
     worst = (found - expected).abs().max().item()
     if not worst <= 1e-3 * max(1.0, expected.abs().max().item()):
         raise ModelError(

@@ -13,7 +13,7 @@ from exporters.executorch.decoder import Decoder
 from exporters.executorch.pte_file import share_equal_bytes
 from exporters.executorch.slots import BASE, Slots
 from toolkit.errors import ModelError
-from toolkit.progress import SILENT, Progress, hushed
+from toolkit.progress import SILENT, Progress, hushed, natively_hushed
 
 Metadata = dict[str, Any]
 _CHECKED = 8  # positions
@@ -107,7 +107,7 @@ def _to_executorch(decoder: Decoder, metadata: Metadata, *, delegate: bool, outs
 
 def register_operators() -> None:
     """The attention and embedding operators, for tracing and for running a program in this process."""
-    with hushed():
+    with hushed(), natively_hushed():
         import executorch.extension.llm.custom_ops.custom_ops
         import executorch.kernels.quantized  # noqa: F401
 
@@ -138,15 +138,15 @@ def _check_output(decoder: Decoder, path: Path, first: int) -> None:
     from exporters.executorch.templates import UnsuitedError
 
     base = path.with_name(f"{BASE}.ptd")
-    program = _load_for_executorch(str(path), str(base) if base.is_file() else None)
     likeness, token = [], first
-    for position in range(min(_CHECKED, decoder.context_length - 1)):
-        inputs = [torch.tensor([[token]]), torch.tensor([position])]
-        with torch.no_grad():
+    with torch.no_grad(), natively_hushed():
+        program = _load_for_executorch(str(path), str(base) if base.is_file() else None)
+        for position in range(min(_CHECKED, decoder.context_length - 1)):
+            inputs = [torch.tensor([[token]]), torch.tensor([position])]
             expected = decoder(*inputs)[0]
-        found = program.run_method("forward", inputs)[0][0]
-        likeness.append(torch.corrcoef(torch.stack((expected, found)))[0, 1])
-        token = int(expected.argmax())
+            found = program.run_method("forward", inputs)[0][0]
+            likeness.append(torch.corrcoef(torch.stack((expected, found)))[0, 1])
+            token = int(expected.argmax())
     median = torch.stack(likeness).median().item()
     if not median > 0.95:
         raise UnsuitedError(f"its logits correlate only by {median:.3f} with torch's")
