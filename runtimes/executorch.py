@@ -9,7 +9,7 @@ import numpy as np
 from exporters.bundle import attached_files
 from runtimes.engine import Engine, Logits, first_line
 from toolkit.errors import BundleError
-from toolkit.progress import natively_hushed
+from toolkit.native_output import natively_hushed
 
 PROGRAM, BASE = "model.pte", "base.ptd"
 

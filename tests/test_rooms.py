@@ -103,8 +103,14 @@ def test_of_exporters_the_runtimes_know_the_bundle_reader_alone():
         each
         for each in imports("runtimes")
         if each.inside("exporters", "benchmarks", "toolkit")
-        and not each.inside("exporters.bundle", "toolkit.errors", "toolkit.files", "toolkit.progress")
-    ]  # fmt: skip
+        and not each.inside(
+            "exporters.bundle",
+            "toolkit.errors",
+            "toolkit.files",
+            "toolkit.native_output",
+            "toolkit.progress",
+        )
+    ]
     assert not faults, report(faults)
 
 

@@ -143,20 +143,3 @@ def hushed() -> Iterator[None]:
     """Keep a library's own prints and bars off the screen while ours are there."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield
-
-
-@contextmanager
-def natively_hushed() -> Iterator[None]:
-    """Keep off standard error what C++ libraries write there, past Python, of processors and allocators.
-
-    For short stretches, since bars stand still meanwhile. What goes wrong they raise as well.
-    """
-    sys.stderr.flush()
-    before = os.dup(2)
-    try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)

@@ -9,7 +9,8 @@ from exporters.executorch.decoder import Decoder
 from exporters.executorch.slots import TEMPLATE, Slots, write_person, write_slots
 from exporters.quantise.grid import QuantisedWeight
 from toolkit.errors import ModelError
-from toolkit.progress import SILENT, Progress, natively_hushed
+from toolkit.native_output import natively_hushed
+from toolkit.progress import SILENT, Progress
 
 PROGRAM = "model.pte"
 

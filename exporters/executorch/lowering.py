@@ -13,7 +13,8 @@ from exporters.executorch.decoder import Decoder
 from exporters.executorch.pte_file import share_equal_bytes
 from exporters.executorch.slots import BASE, Slots
 from toolkit.errors import ModelError
-from toolkit.progress import SILENT, Progress, hushed, natively_hushed
+from toolkit.native_output import natively_hushed
+from toolkit.progress import SILENT, Progress, hushed
 
 Metadata = dict[str, Any]
 _CHECKED = 8  # positions
