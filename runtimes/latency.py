@@ -38,8 +38,13 @@ def fitted(plan: Plan, context_length: int) -> Plan:
 def token_ids(plan: Plan, vocab_size: int) -> list[int]:
     """A fixed seeded sequence, long enough for a fitted plan: every run of a model does the same work."""
     longest = max(plan.prompt_tokens, max(plan.depths) + plan.decode_tokens + 1)
+    return seeded_ids(longest, vocab_size)
+
+
+def seeded_ids(count: int, vocab_size: int) -> list[int]:
+    """`count` random ids, the same in every run."""
     # RandomState's stream is frozen by numpy's compatibility policy; Generator's is not.
-    ids: list[int] = np.random.RandomState(TOKEN_SEED).randint(0, vocab_size, longest).tolist()
+    ids: list[int] = np.random.RandomState(TOKEN_SEED).randint(0, vocab_size, count).tolist()
     return ids
 
 

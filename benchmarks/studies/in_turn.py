@@ -8,7 +8,6 @@ go round them, a block each, every round beginning with the next one: what the m
 all of them alike. Ratios are taken within a round.
 """
 
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from benchmarks.stats import Interval, median, median_interval
 from benchmarks.studies.peers import open_subject
 from runtimes.engine import Engine
-from runtimes.latency import TOKEN_SEED
+from runtimes.latency import seeded_ids
 from toolkit.cli import run_to_exit
 from toolkit.commands.common import json_option, print_json, print_paragraph, print_table, watch
 from toolkit.errors import EdgePLMError
@@ -55,8 +54,7 @@ def in_turn(
                 mend="Lower --prompt or --tokens",
             )
     vocabulary = min(engine.vocab_size for engine in engines.values())
-    # RandomState's stream is frozen by numpy's compatibility policy: every run does the same work.
-    ids = np.random.RandomState(TOKEN_SEED).randint(0, vocabulary, prompt + tokens).tolist()
+    ids = seeded_ids(prompt + tokens, vocabulary)
     names = list(engines)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with progress.step("Decoding", total=_WARM_UP + blocks, unit="rounds") as advance:
@@ -81,14 +79,10 @@ def in_turn(
 def _block(engine: Engine, prompt: Sequence[int], tokens: Sequence[int]) -> float:
     """Seconds that the decode steps take, without the prompt."""
     engine.prefill(prompt)
-    gc.disable()
-    try:
-        started = time.perf_counter()
-        for token in tokens:
-            engine.decode(token)
-        return time.perf_counter() - started
-    finally:
-        gc.enable()
+    started = time.perf_counter()
+    for token in tokens:
+        engine.decode(token)
+    return time.perf_counter() - started
 
 
 def _opened(artifact: str, threads: int) -> Engine:

@@ -146,7 +146,7 @@ def _pack(graph: Any, stem: str, weight: QuantisedWeight) -> _Packed:
     grid, stored = weight.grid, weight
     if weight.offsets is not None:
         # The inputs are rounded, which costs less the smaller the integers they meet: zeros in the middle,
-        # which `_offset_nodes` makes good.
+        # which `_with_offsets` makes good.
         stored = replace(weight, zeros=torch.full_like(weight.zeros, grid.middle))
     arrays = {
         f"{stem}_Q{grid.bits}G{grid.block}": pack_codes(stored),
@@ -235,7 +235,7 @@ def _replace_matmul(graph: Any, node: Any, parts: Mapping[str, QuantisedWeight])
         result = new.add("Concat", *products, axis=-1, name=f"{node.name}/Concat")
     for weight in parts.values():
         if (places := _places(graph, node.inputs[1].name, weight)) is not None:
-            _in_order(new, node.name, result, places)
+            result = _in_order(new, node.name, result, places)
     _swap(graph, node, new.made, node.outputs[0])
     return packed
 
